@@ -1,0 +1,238 @@
+"""The three records that flow through the house: Problem, Trace, Verdict.
+
+Promises: frozen; every field has a meaning written here; `write_records` then `read_records` gives back equal
+records (Parquet, one Arrow schema per record); a file that is not of the expected kind is refused by name.
+Does not: judge, filter or repair. Truncated and wrong traces are records too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tutelage.errors import StorageError, UsageError
+
+Outcome = Literal["correct", "incorrect", "undecided"]
+ClosedBy = Literal["model", "budget", "none", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One question. `gold` is the reference answer (None: unknown); `checker` names how an answer is judged:
+    `exact`, `number`, `math`, or a user's function as `path/to/file.py:function` or `package.module:function`.
+    `parents` are ids of problems this one was derived from; `metadata` is JSON-serialisable."""
+
+    id: str
+    question: str
+    gold: str | None = None
+    checker: str = "number"
+    domain: str = ""
+    source: str = ""
+    licence: str = ""
+    parents: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One attempt at a problem.
+
+    `sample` counts attempts at the same problem by the same maker from 0. `request_key` is the ledger's key
+    ("" when nothing was bought). Token counts are exact counts of token ids, sampled and forced (written by
+    the thinking policy) apart; None means that the maker does not tell. `forced_spans` are half-open character
+    ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`, the policy's
+    `budget`, `none` (never closed), or `unknown`. `cost` is in US dollars, None when the price is unknown.
+    `supersedes` is the id of the trace this one replaces after a retry.
+    """
+
+    id: str
+    problem_id: str
+    sample: int
+    maker: str
+    answer: str
+    thinking: str = ""
+    request_key: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompt_tokens: int | None = None
+    thinking_sampled: int | None = None
+    thinking_forced: int | None = None
+    answer_sampled: int | None = None
+    answer_forced: int | None = None
+    forced_spans: tuple[tuple[int, int], ...] = ()
+    finish_reason: str = "stop"
+    closed_by: ClosedBy = "unknown"
+    cost: Decimal | None = None
+    supersedes: str | None = None
+
+    @property
+    def thinking_tokens(self) -> int | None:
+        """Sampled plus forced thinking tokens; None when unknown."""
+        if self.thinking_sampled is None:
+            return None
+        return self.thinking_sampled + (self.thinking_forced or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one trace: `outcome`, why (`reason`), the `method` that decided (`exact`, `number`,
+    `math`, `user`), the answer as `extracted` (None when none was found), and the `seconds` it took."""
+
+    trace_id: str
+    problem_id: str
+    outcome: Outcome
+    reason: str
+    method: str
+    extracted: str | None = None
+    seconds: float = 0.0
+
+
+Record = TypeVar("Record", Problem, Trace, Verdict)
+
+_COST = pa.decimal128(24, 12)
+_SPANS = pa.list_(pa.list_(pa.int64(), 2))
+SCHEMAS: dict[type, pa.Schema] = {
+    Problem: pa.schema(
+        [
+            ("id", pa.string()),
+            ("question", pa.string()),
+            ("gold", pa.string()),
+            ("checker", pa.string()),
+            ("domain", pa.string()),
+            ("source", pa.string()),
+            ("licence", pa.string()),
+            ("parents", pa.list_(pa.string())),
+            ("metadata", pa.string()),
+        ],
+        metadata={"tutelage.record": "Problem", "tutelage.version": "1"},
+    ),
+    Trace: pa.schema(
+        [
+            ("id", pa.string()),
+            ("problem_id", pa.string()),
+            ("sample", pa.int64()),
+            ("maker", pa.string()),
+            ("answer", pa.string()),
+            ("thinking", pa.string()),
+            ("request_key", pa.string()),
+            ("settings", pa.string()),
+            ("prompt_tokens", pa.int64()),
+            ("thinking_sampled", pa.int64()),
+            ("thinking_forced", pa.int64()),
+            ("answer_sampled", pa.int64()),
+            ("answer_forced", pa.int64()),
+            ("forced_spans", _SPANS),
+            ("finish_reason", pa.string()),
+            ("closed_by", pa.string()),
+            ("cost", _COST),
+            ("supersedes", pa.string()),
+        ],
+        metadata={"tutelage.record": "Trace", "tutelage.version": "1"},
+    ),
+    Verdict: pa.schema(
+        [
+            ("trace_id", pa.string()),
+            ("problem_id", pa.string()),
+            ("outcome", pa.string()),
+            ("reason", pa.string()),
+            ("method", pa.string()),
+            ("extracted", pa.string()),
+            ("seconds", pa.float64()),
+        ],
+        metadata={"tutelage.record": "Verdict", "tutelage.version": "1"},
+    ),
+}
+_JSON_FIELDS = frozenset({"metadata", "settings"})
+
+
+def stable_hash(*parts: Any) -> str:
+    """SHA-256 (first 16 hex digits) of the canonical JSON of `parts`: the house's short id."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def clean_text(text: str) -> str:
+    """`text` without lone surrogates (replaced by U+FFFD), so that it can be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name in _JSON_FIELDS:
+        return json.dumps(dict(value), sort_keys=True)
+    if isinstance(value, str):
+        return clean_text(value)
+    if name == "forced_spans":
+        return [list(span) for span in value]
+    if name == "cost" and value is not None:
+        return value.quantize(Decimal("1e-12"))
+    return value
+
+
+def to_table(records: Iterable[Record], kind: type[Record]) -> pa.Table:
+    """The records as one Arrow table with the schema of `kind`."""
+    rows = [{f.name: _cell(f.name, getattr(r, f.name)) for f in fields(r)} for r in records]
+    return pa.Table.from_pylist(rows, schema=SCHEMAS[kind])
+
+
+def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
+    """The records of a table made by `to_table`."""
+    records = []
+    for row in table.to_pylist():
+        for name in _JSON_FIELDS & row.keys():
+            row[name] = json.loads(row[name])
+        if "parents" in row:
+            row["parents"] = tuple(row["parents"])
+        if "forced_spans" in row:
+            row["forced_spans"] = tuple((a, b) for a, b in row["forced_spans"])
+        if row.get("cost") is not None:
+            row["cost"] = row["cost"].normalize()
+        records.append(kind(**row))
+    return records
+
+
+def write_records(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
+    """Write Parquet at `path`, whole or not at all.
+
+    Raises StorageError when the disk refuses."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        pq.write_table(to_table(records, kind), partial, compression="zstd")
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot write ({error.strerror or error})") from error
+
+
+def read_records(path: Path, kind: type[Record]) -> list[Record]:
+    """Read what `write_records` wrote.
+
+    Raises UsageError when the file is missing, is not Parquet, or holds another kind of record."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path}: not a readable Parquet file ({error})") from error
+    missing = [name for name in SCHEMAS[kind].names if name not in table.column_names]
+    if missing:
+        raise UsageError(f"{path}: not a table of {kind.__name__} records (no column {missing[0]!r})")
+    return from_table(table.select(SCHEMAS[kind].names), kind)
+
+
+def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
+    """Problems by id. Raises UsageError when two share one."""
+    found: dict[str, Problem] = {}
+    for problem in problems:
+        if problem.id in found:
+            raise UsageError(f"two problems share the id {problem.id!r}; ids must be unique")
+        found[problem.id] = problem
+    return found
