@@ -10,9 +10,8 @@ A kind in short::
         problems: Annotated[str, InputRef("problems")]
         steps: int = 300
 
-    StageKind("train", TrainConfig, run="tutelage.recipe.jobs:train", outputs=(Output("model",
-    "models/{job}", "model"),),
-              per_seed=True, expected_s=20.0)
+    StageKind("train", TrainConfig, run="tutelage.recipe.jobs:train",
+              outputs=(Output("model", "models/{job}", "model"),), per_seed=True, expected_s=20.0)
 
     def train(ctx: JobContext[TrainConfig]) -> dict[str, Any]:
         problems = read_records(ctx.path("problems"), Problem)
@@ -168,48 +167,53 @@ class JobContext(Generic[Config]):
 
 @dataclass(frozen=True)
 class Marked:
-    """A marked value found in some settings: `field` as in JobContext.inputs, `place` as people write it
-    (`evaluations.0`), `key` as in Source."""
+    """A marked value found in some settings: `field` and `key` as in JobContext.inputs and Source, `place`
+    the keys that lead to it (`("evaluations", 0)`)."""
 
     field: str
-    place: str
     key: str
+    place: tuple[str | int, ...]
     value: str
     marker: InputRef | InputPath
 
 
-def marked(settings: BaseModel, prefix: str = "") -> Iterator[Marked]:
+def marked(settings: BaseModel, above: tuple[str | int, ...] = ()) -> Iterator[Marked]:
     """Every marked value in `settings`, nested blocks included, in the order of the fields."""
     for name, info in type(settings).model_fields.items():
-        place = f"{prefix}{name}"
+        place = (*above, name)
         marker = next((m for m in info.metadata if isinstance(m, InputRef | InputPath)), None)
         marker = marker or _inner_marker(info.annotation)
         value = getattr(settings, name)
         if marker is None:
             yield from _nested(value, place)
             continue
+        dotted = ".".join(str(part) for part in place)
         for key, text in _texts(value):
-            yield Marked(place, f"{place}.{key}" if key else place, key, text, marker)
+            yield Marked(dotted, "" if key is None else str(key), (*place, *_some(key)), text, marker)
 
 
-def _nested(value: Any, place: str) -> Iterator[Marked]:
+def _nested(value: Any, place: tuple[str | int, ...]) -> Iterator[Marked]:
     if isinstance(value, BaseModel):
-        yield from marked(value, f"{place}.")
+        yield from marked(value, place)
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _nested(item, f"{place}.{key}")
+            yield from _nested(item, (*place, key))
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _nested(item, f"{place}.{index}")
+            yield from _nested(item, (*place, index))
 
 
-def _texts(value: Any) -> Iterator[tuple[str, str]]:
+def _texts(value: Any) -> Iterator[tuple[str | int | None, str]]:
     if isinstance(value, str):
-        yield "", value
+        yield None, value
     elif isinstance(value, Mapping):
-        yield from ((str(key), item) for key, item in value.items())
+        yield from value.items()
     elif isinstance(value, list | tuple):
-        yield from ((str(index), item) for index, item in enumerate(value))
+        yield from enumerate(value)
+
+
+def _some(key: str | int | None) -> tuple[str | int, ...]:
+    return () if key is None else (key,)
 
 
 def _inner_marker(annotation: Any) -> InputRef | InputPath | None:
