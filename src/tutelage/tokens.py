@@ -7,7 +7,8 @@ Does not: load tokenizers (see `students`), count money, or know about thinking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,8 +35,36 @@ class Markers:
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of `text` as plain text: no special tokens added, none recognised."""
+    """Ids of `text` as plain text: no special tokens added, none recognised. Lone surrogates become "?"."""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode("utf-8")
+    ids = _encode_plain(tokenizer, text)
+    added = tokenizer.get_added_vocab()
+    if set(added.values()).isdisjoint(ids):
+        return ids
+    # `split_special_tokens` splits special tokens only; added tokens that are not "special" (Qwen3's
+    # <think>) are still recognised. Cutting their spelling after its first character leaves text.
+    # White-space runs are text.
+    spellings = sorted((t for t in added if len(t) > 1 and t.strip() and t in text), key=len, reverse=True)
+    if not spellings:
+        return ids
+    pattern = re.compile("|".join(map(re.escape, spellings)))
+    return [number for piece in _cut(pattern, text) for number in _encode_plain(tokenizer, piece)]
+
+
+def _encode_plain(tokenizer: Tokenizer, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def _cut(pattern: re.Pattern[str], text: str) -> Iterator[str]:
+    """`text` in pieces, none of which holds a match of `pattern`."""
+    start = 0
+    found = pattern.search(text)
+    while found is not None:
+        yield text[start : found.start() + 1]
+        start = found.start() + 1
+        found = pattern.search(text, start)
+    yield text[start:]
 
 
 def encode_marker(tokenizer: Tokenizer, marker: str) -> tuple[int, ...]:

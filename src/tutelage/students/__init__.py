@@ -1,0 +1,1 @@
+"""Students: models that learn, their tokenizers, and how they are spoken to."""
