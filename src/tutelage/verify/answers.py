@@ -1,0 +1,110 @@
+r"""Where the final answer stands in a reply.
+
+Promises: linear time on any text; looks only at the answer it is given (never at the thinking); says how the
+answer was found. Order of trust: the last non-empty `\boxed{}`, then `#### 72`, then "answer is X" or
+"Answer: X" (also `A: X` at the start of a line).
+Does not: judge; the caller falls back to the last number or the last line when nothing is marked.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+How = Literal["boxed", "####", "answer is"]
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}(\{|(?=\d))")
+_HASHES = re.compile(r"####[ \t]*")
+_UNIT_TAIL = re.compile(r"[\s%]*(?:[A-Za-z°$€£%/ ]{0,40})\.?")
+_ANSWER = re.compile(
+    r"(?i:\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)|(?:\A|(?<=\n))[ \t]*A:)[\s:]{0,10}\**[ \t]*(?=\S)"
+)
+_CLAUSE = re.compile(r"\n|\.(?=\s|$)|;|,(?=\s+[A-Za-z])|\s+(?:because|since|as|so)\b|\s\(", re.IGNORECASE)
+_TRIES = 20
+_LINE = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The final answer as written, and how it was marked. `closed` is False for a box that is never closed
+    (then the answer is the rest of its line)."""
+
+    text: str
+    how: How
+    closed: bool = True
+
+
+def last_boxed(text: str) -> Answer | None:
+    r"""The content of the last `\boxed{}` that is not empty, braces balanced; None when there is none."""
+    end = len(text)
+    for _ in range(_TRIES):
+        at = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
+        if at < 0:
+            return None
+        end = at
+        match = _BOX.match(text, at)
+        if match is None:
+            continue
+        if not match[1]:
+            line = re.compile(r"[\d.,]+").match(text, match.end())
+            return Answer(line[0] if line else "", "boxed")
+        depth, close = 1, -1
+        for brace in re.compile(r"\\[{}\\]|[{}]").finditer(text, match.end()):
+            depth += {"{": 1, "}": -1}.get(brace[0], 0)
+            if depth == 0:
+                close = brace.start()
+                break
+        content = text[match.end() : close] if close >= 0 else _line_from(text, match.end())
+        if content.strip():
+            return Answer(content.strip(), "boxed", close >= 0)
+    return None
+
+
+def _line_from(text: str, start: int) -> str:
+    stop = text.find("\n", start)
+    return text[start : min(stop if stop >= 0 else len(text), start + _LINE)].rstrip(" $")
+
+
+def last_hashes(text: str) -> Answer | None:
+    """What follows the last `####` on its line; a Markdown heading (`#### Step 3: add`) is no answer."""
+    end = len(text)
+    for _ in range(_TRIES):
+        at = text.rfind("####", 0, end)
+        if at < 0:
+            return None
+        end = at
+        if at and text[at - 1] == "#":
+            continue
+        match = _HASHES.match(text, at)
+        line = _line_from(text, match.end()).strip() if match else ""
+        if line and not re.match(r"(?i)(?:step|final|solution|answer|\d+[.)]\s)", line):
+            return Answer(line, "####")
+    return None
+
+
+def last_stated(text: str) -> Answer | None:
+    """What follows the last "answer is" or "Answer:", up to the end of the clause."""
+    matches = list(_ANSWER.finditer(text, max(0, len(text) - 200_000)))[-_TRIES:]
+    for match in reversed(matches):
+        line = text[match.end() : match.end() + _LINE]
+        clause = _CLAUSE.split(line, maxsplit=1)[0].strip().strip("*").strip()
+        if clause:
+            return Answer(clause, "answer is")
+    return None
+
+
+def marked_answer(text: str) -> Answer | None:
+    """The marked final answer of `text` by the order of trust; None when nothing is marked."""
+    return last_boxed(text) or last_hashes(text) or last_stated(text)
+
+
+def last_line(text: str, limit: int = _LINE) -> tuple[str, bool]:
+    """The last non-empty line, at most its last `limit` characters; True when it was cut."""
+    tail = text[-(limit + 1) :]
+    stripped = tail.rstrip()
+    if not stripped and len(text) > len(tail):
+        stripped = text.rstrip()[-(limit + 1) :]
+    line = stripped.rsplit("\n", 1)[-1]
+    cut = len(line) > limit
+    return (line[-limit:] if cut else line).strip(), cut

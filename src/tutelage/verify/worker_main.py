@@ -1,0 +1,94 @@
+"""The worker process: `python -m tutelage.verify.worker_main`. One JSON line in, one JSON line out.
+
+Promises: ends when its parent is gone (end of input; and an alarm of its own ends a hung job even then,
+because the kernel delivers it whatever the interpreter is doing); what the user's code prints goes to stderr,
+never into the answers; its address space is limited to the bytes given as the first argument.
+Does not: protect from hostile checker code. The user's function runs with the user's rights; model text is
+only ever data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tutelage.errors import UsageError
+from tutelage.verify import user
+
+ALARM_GRACE = 2.0
+
+
+def _limit_memory(limit: int) -> bool:
+    """Limit the address space; False where this system cannot (macOS)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    except (ValueError, OSError):
+        return False
+    return True
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    match request["op"]:
+        case "load-math":
+            from tutelage.verify import mathematics
+
+            return {"loaded": mathematics.decide("1", "1")[0]}
+        case "math":
+            from tutelage.verify import mathematics
+
+            with contextlib.redirect_stderr(io.StringIO()):
+                outcome, reason = mathematics.decide(request["gold"], request["answer"])
+            return {"outcome": outcome, "reason": reason}
+        case "load-user":
+            user.load_function(request["checker"])
+            return {"loaded": request["checker"]}
+        case "user":
+            problem = user.problem_from_json(request["problem"])
+            trace = user.trace_from_json(request["trace"])
+            verdict = user.run(request["checker"], problem, trace)
+            return {"verdict": user.to_json(verdict)}
+        case other:
+            return {"failed": f"unknown request {other!r}"}
+
+
+def _guarded(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _answer(request)
+    except UsageError as error:
+        return {"usage": str(error)}
+    except MemoryError:
+        return {"failed": "out of memory", "retire": True}
+    except RecursionError:
+        return {"failed": "nested too deeply"}
+    except Exception as error:  # noqa: BLE001 - whatever a library raises becomes an undecided verdict
+        return {"failed": user.one_line(error)}
+
+
+def main() -> None:
+    """Serve requests until the input ends."""
+    limited = _limit_memory(int(sys.argv[1]))
+    replies = os.fdopen(os.dup(1), "w", encoding="ascii")
+    os.dup2(2, 1)  # what anyone prints must not be taken for a reply
+    sys.path.append(str(Path.cwd()))  # a user's own module, after everything else
+    print(json.dumps({"ready": True, "memory_limited": limited}), file=replies, flush=True)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, request["seconds"] + ALARM_GRACE)
+        reply = _guarded(request)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

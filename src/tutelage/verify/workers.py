@@ -1,0 +1,233 @@
+"""A pool of worker processes that can be killed.
+
+Promises: a request is answered or fails within its seconds of wall time (plus the start of a fresh worker);
+a worker that hangs, dies or runs out of memory is killed with everything it started and replaced on the next
+request; usable from any thread; never forks or re-imports the caller's main module (`python -m`); closing
+leaves no process behind. Does not: judge, retry, or queue beyond the number of workers (callers wait).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from tutelage.errors import UsageError
+
+START_SECONDS = 60.0
+"""A fresh worker may take this long to start and to import what it needs (busy machines are slow)."""
+MEMORY_BYTES = 4 * 2**30
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    loaded: set[str] = field(default_factory=set)
+    pending: bytes = b""
+
+
+class WorkerPool:
+    """Use as a context manager. `seconds` is the wall time for one request, `memory_bytes` the address space
+    of one worker. Workers start when first needed."""
+
+    def __init__(self, workers: int = 1, seconds: float = 5.0, memory_bytes: int = MEMORY_BYTES) -> None:
+        if workers < 1:
+            raise UsageError(f"workers is {workers}; it must be at least 1")
+        if not seconds > 0:
+            raise UsageError(f"seconds is {seconds}; it must be more than 0")
+        self.seconds = seconds
+        self.memory_bytes = memory_bytes
+        self._slots = threading.BoundedSemaphore(workers)
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._all: list[_Worker] = []
+        self._closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill every worker. Requests in flight fail at once; later ones raise RuntimeError."""
+        with self._lock:
+            self._closed = True
+            idle, busy = self._idle, [worker for worker in self._all if worker not in self._idle]
+            self._all, self._idle = [], []
+        for worker in idle:
+            _kill(worker)
+        for worker in busy:  # the thread that waits for it sees its end, and closes the pipes
+            _kill_group(worker)
+
+    def ask(self, request: Mapping[str, Any], load: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to `request`, or `{"failed": reason}`.
+
+        `load` is sent first to a worker that has not had it, with START_SECONDS of its own, so that slow
+        imports are not charged to the first answer. Raises UsageError when the load request says so."""
+        with self._slots:
+            worker = self._take()
+            try:
+                key = json.dumps(load, sort_keys=True)
+                if key not in worker.loaded:
+                    reply = self._exchange(worker, load, START_SECONDS)
+                    if "failed" in reply:
+                        return {"failed": f"loading the checker: {reply['failed']}"}
+                    worker.loaded.add(key)
+                return self._exchange(worker, request, self.seconds)
+            except BaseException:
+                _kill(worker)
+                raise
+            finally:
+                self._give(worker)
+
+    def load(self, load: Mapping[str, Any]) -> None:
+        """Send only a load request. Raises UsageError when it fails for any reason."""
+        with self._slots:
+            worker = self._take()
+            try:
+                reply = self._exchange(worker, load, START_SECONDS)
+                if "failed" in reply:
+                    raise UsageError(f"checker {load.get('checker', load['op'])!r}: {reply['failed']}")
+                worker.loaded.add(json.dumps(load, sort_keys=True))
+            finally:
+                self._give(worker)
+
+    def _take(self) -> _Worker:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the worker pool is closed")
+            worker = self._idle.pop() if self._idle else None
+        if worker is not None:
+            if not _has_ended(worker, 0):
+                return worker
+            _kill(worker)
+            self._give(worker)
+        worker = _start(self.memory_bytes)
+        with self._lock:
+            self._all.append(worker)
+        reply = self._exchange(worker, None, START_SECONDS)
+        if "failed" in reply:
+            raise UsageError(f"the checking worker does not start: {reply['failed']}")
+        return worker
+
+    def _give(self, worker: _Worker) -> None:
+        with self._lock:
+            alive = worker.process.returncode is None  # `_kill` is the only one to reap
+            if alive and not self._closed:
+                self._idle.append(worker)
+                return
+            if worker in self._all:
+                self._all.remove(worker)
+        if alive:
+            _kill(worker)
+
+    def _exchange(self, worker: _Worker, request: Mapping[str, Any] | None, seconds: float) -> dict[str, Any]:
+        """Write one line (none when `request` is None) and read one, both before the deadline."""
+        deadline = time.monotonic() + seconds
+        data = b"" if request is None else (json.dumps({**request, "seconds": seconds}) + "\n").encode()
+        line = _talk(worker, memoryview(data), deadline)
+        if line is None and time.monotonic() >= deadline:
+            _kill(worker)
+            return {"failed": f"timed out after {seconds:g} s"}
+        if line is None:
+            _has_ended(worker, 1.0)  # let it end by itself: its own exit code tells more than our signal
+            code = _kill(worker)
+            return {"failed": f"the worker died ({_exit_words(code)})"}
+        reply: dict[str, Any] = json.loads(line)
+        if reply.get("retire"):
+            _kill(worker)
+        if "usage" in reply:
+            raise UsageError(reply["usage"])
+        return reply
+
+
+def _start(memory_bytes: int) -> _Worker:
+    # -P and the parent's own search path: the worker imports what the caller would import, and a stray
+    # `numbers.py` in the current directory cannot stand in for a library.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "tutelage.verify.worker_main", str(memory_bytes)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+        bufsize=0,
+    )
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        os.set_blocking(pipe.fileno(), False)
+    return _Worker(process)
+
+
+def _talk(worker: _Worker, data: memoryview, deadline: float) -> bytes | None:
+    """Send `data`, return the next reply line; None when the deadline passes or the worker is gone."""
+    stdin, stdout = worker.process.stdin, worker.process.stdout
+    assert stdin is not None and stdout is not None
+    chunks = [worker.pending]
+    with selectors.DefaultSelector() as selector:
+        selector.register(stdout, selectors.EVENT_READ)
+        if data:
+            selector.register(stdin, selectors.EVENT_WRITE)
+        while (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
+                if key.fileobj is stdin:
+                    try:
+                        data = data[os.write(stdin.fileno(), data[: 2**20]) :]
+                    except BrokenPipeError:
+                        return None
+                    if not data:
+                        selector.unregister(stdin)
+                    continue
+                chunk = os.read(stdout.fileno(), 2**16)
+                if not chunk:
+                    return None
+                chunks.append(chunk)
+                if b"\n" in chunk:
+                    line, _, worker.pending = b"".join(chunks).partition(b"\n")
+                    return line
+    return None
+
+
+def _has_ended(worker: _Worker, patience: float) -> bool:
+    """Whether the process has ended, without reaping it; waits up to `patience` seconds for that."""
+    deadline = time.monotonic() + patience
+    while True:
+        if os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+
+
+def _kill_group(worker: _Worker) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # already gone: nothing to kill
+        os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _kill(worker: _Worker) -> int:
+    """Kill the worker and everything it started, reap it, close its pipes; its exit code."""
+    if worker.process.returncode is None:
+        _kill_group(worker)  # before reaping, so that the process id is still ours
+    code = worker.process.wait()
+    for pipe in (worker.process.stdin, worker.process.stdout):
+        if pipe is not None:
+            pipe.close()
+    return code
+
+
+def _exit_words(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return signal.Signals(-code).name
+    return f"signal {-code}"
