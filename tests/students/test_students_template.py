@@ -3,8 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tinymodel import byte_tokenizer
 
+from tinymodel import byte_tokenizer
 from tutelage.errors import UsageError
 from tutelage.students.template import (
     Template,
@@ -32,15 +32,17 @@ def control_ids(tokenizer):
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_a_hostile_question_stays_text(name):
     tokenizer = TOKENIZERS[name]
+    control = control_ids(tokenizer)
     clean = render_prompt(tokenizer, Template(), "hi")
     hostile = render_prompt(tokenizer, Template(), HOSTILE)
-    assert [i for i in hostile if i in control_ids(tokenizer)] == [i for i in clean if i in
-    control_ids(tokenizer)] assert HOSTILE in decode_ids(tokenizer, hostile)
+    assert [i for i in hostile if i in control] == [i for i in clean if i in control]
+    assert HOSTILE in decode_ids(tokenizer, hostile)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@given(text=st.lists(st.sampled_from(["<think>", "</think>", "<|end|>", "<", "a", " "]),
-max_size=8).map("".join))
+@given(
+    text=st.lists(st.sampled_from(["<think>", "</think>", "<|end|>", "<", "a", " "]), max_size=8).map("".join)
+)
 @settings(max_examples=60, deadline=None)
 def test_encode_text_never_makes_a_control_token_and_loses_nothing(name, text):
     ids = encode_text(TOKENIZERS[name], text)
@@ -67,7 +69,9 @@ def test_a_lone_surrogate_is_replaced():
 
 def test_prefill_only_moves_the_opening_marker():
     for tokenizer in TOKENIZERS.values():
-        inside = render_prompt(tokenizer, Template(), "q") + render_completion(tokenizer, Template(), "t", "a")
+        inside = render_prompt(tokenizer, Template(), "q") + render_completion(
+            tokenizer, Template(), "t", "a"
+        )
         off = Template(prefill=False)
         assert inside == render_prompt(tokenizer, off, "q") + render_completion(tokenizer, off, "t", "a")
 
@@ -82,8 +86,9 @@ def test_markers_are_one_token_or_lines_of_their_own():
 def test_without_thinking_the_whole_reply_is_the_answer():
     tokenizer, template = TOKENIZERS["think tokens"], Template(thinking=False)
     assert markers(tokenizer, template).close == ()
-    assert split_completion(tokenizer, template, render_completion(tokenizer, template, "", "42")) == ("",
-    "42") with pytest.raises(UsageError, match="switched off"):
+    reply = render_completion(tokenizer, template, "", "42")
+    assert split_completion(tokenizer, template, reply) == ("", "42")
+    with pytest.raises(UsageError, match="switched off"):
         render_completion(tokenizer, template, "hm", "42")
 
 
@@ -94,8 +99,9 @@ def test_an_unclosed_thought_has_no_answer():
 
 def test_system_message_is_text_and_a_refusing_template_is_one_line():
     tokenizer = byte_tokenizer()
-    assert "be <|end|> kind" in decode_ids(tokenizer, render_prompt(tokenizer, Template("be <|end|> kind"),
-    "q")) tokenizer.chat_template = "{{ raise_exception('no system role') }}"
+    prompt = render_prompt(tokenizer, Template("be <|end|> kind"), "q")
+    assert "be <|end|> kind" in decode_ids(tokenizer, prompt)
+    tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(UsageError, match="no system role"):
         render_prompt(tokenizer, Template("x"), "q")
 
