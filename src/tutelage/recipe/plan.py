@@ -8,7 +8,7 @@ only on the recipe. Does not: look into the run folder or start anything.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ class Job:
     files: tuple[tuple[Place, Path], ...]
     outputs: tuple[tuple[str, str], ...]
     expected_s: float
+    others: frozenset[str] = frozenset()
 
     @property
     def after(self) -> frozenset[str]:
-        """Ids of the jobs that must be finished first."""
-        return frozenset(need.job for need in self.needs if need.job)
+        """Ids of the jobs that must be finished first: those it needs, and `others`: for a kind that
+        `sees_run`, all jobs of kinds that do not (what it shows would depend on the moment otherwise)."""
+        return self.others | {need.job for need in self.needs if need.job}
 
 
 def job_id(stage: str, seed: int | None) -> str:
@@ -77,7 +79,13 @@ def plan_jobs(recipe: Recipe, only: Sequence[str] | None = None) -> tuple[Job, .
         order = [stage for stage in order if stage in _needed(only, links)]
     jobs = [job for stage in order for job in _jobs(recipe, stage, links[stage])]
     _refuse_shared_outputs(recipe, jobs)
-    return tuple(jobs)
+    plain = frozenset(job.id for job in jobs if not job.kind.sees_run)
+    return tuple(replace(job, others=plain) if job.kind.sees_run else job for job in _seeing_last(jobs))
+
+
+def _seeing_last(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs that see the whole run come last, in the order they have among themselves."""
+    return sorted(jobs, key=lambda job: job.kind.sees_run)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ def _links(recipe: Recipe, stage: str) -> Iterator[_Link]:
             known = [each.name for each in kind.outputs]
             what = f"no output {output_name!r}{nearest(output_name, known)}" if known else "no output"
             raise UsageError(f"{where}: stage {name!r} has {what}")
+        if kind.sees_run and not recipe.kind(stage).sees_run:
+            raise UsageError(f"{where}: stage {name!r} is made last and cannot be an input of this one")
         yield _Link(mark, name, _typed(mark.marker, output, mark.value, where))
 
 

@@ -2,9 +2,9 @@
 
 Promises: what libraries print goes to stderr (the run's log.txt) and never into the protocol; the worker
 ends at once when its parent does, also after `kill -9` and in the middle of a long call; every failure of
-a job is one answer, with the traceback in the log; a job does not depend on which jobs the worker ran
-before (the global random generators are set from the job's seed, though stages should use generators of
-their own). Does not: choose jobs, touch the manifest, or import a room before a job needs it.
+a job is one answer, with the traceback in the log. The global random generators of the libraries loaded so
+far are set before each job, so that the order of jobs in a worker shows less; stages still pass seeds of
+their own. Does not: choose jobs, touch the manifest, or import a room before a job needs it.
 
 In:  {"job": {...}}                       Out: {"progress": [done, total, note]}
                                                {"done": {"metrics": ..., "outputs": {name: sha256},
