@@ -26,7 +26,7 @@ from tutelage.records import Problem
 Rule = Literal["exact", "ngram", "duplicate"]
 
 _GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_PUNCTUATION = r"""\s!"#$&'(),.:;?@\[\\\]_`{|}~«»¿¡…\u2000-\u206f\u3000-\u303f+*/^=<>%×÷−-"""
+_PUNCTUATION = r"""\s!"#$&'(),.:;?@\[\\\]_`{|}~«»¿¡…\u2000-\u206f\u3000-\u303f+*/^=<>%×÷−\-"""
 _WORD = re.compile(rf"\d+(?:\.\d+)*|[+*/^=<>%×÷−]|-(?=\s*[\d(])|[^{_PUNCTUATION}\d]+")
 
 

@@ -70,7 +70,7 @@ def reject(
 
 
 def _why_not(
-    trace: Trace, judged: dict[str, Verdict], superseded: dict[str | None, str], keep: Keep
+    trace: Trace, judged: dict[str, Verdict], superseded: dict[str, str], keep: Keep
 ) -> tuple[TraceRule, str] | None:
     if trace.id in superseded:
         return "superseded", f"superseded by {superseded[trace.id]}"
