@@ -1,0 +1,1 @@
+"""Teachers: get traces, each paid for once through the ledger. Never judges them."""

@@ -1,0 +1,168 @@
+"""A teacher behind an OpenAI-compatible server: what is asked of it, and how its replies read.
+
+Promises: one completion per request body; the same settings make the same body and so the same ledger key;
+the API key is read from a named environment variable and is in no body, setting, or error.
+Does not: send (see `purchase`), judge, or count tokens itself: counts are the server's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from tutelage.errors import UsageError
+from tutelage.ledger import Settled
+from tutelage.records import Problem, clean_text
+from tutelage.teachers import money
+from tutelage.teachers.orders import Order, order
+from tutelage.teachers.replies import TAGS, Parsed, parse_reply
+from tutelage.wire import check_url
+
+# One completion per body, whole, and nobody else's fields: a second completion would be paid for and lost.
+RESERVED = frozenset({"model", "messages", "prompt", "n", "best_of", "stream"})
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointTeacher:
+    """Settings of an OpenAI-compatible teacher.
+
+    `base_url` ends before /chat/completions (https://host/v1). `key_env` is the NAME of the environment
+    variable that holds the key ("" where the server wants none). `prompt` is the user message, or with
+    api="completions" the whole text, with {question} in it. `sampling` and `extra` go into the body as they
+    are (`temperature`, `top_p`; fields of one server). `max_tokens` is sent as `max_tokens_field`; `seed` as
+    seed + sample index. `price` is per million tokens; `budget` in US dollars is a hard cap on what this
+    teacher spends in one ledger and needs a price and `max_tokens`. `concurrency` requests at a time;
+    `timeout_s` seconds for one exchange, `deadline_s` for one request with all its waits, `retries` after
+    failures (rate limits do not count), the first after `backoff_s`. `tags` are the inline thinking tags.
+    `name` is the maker of the traces (default: the model).
+    """
+
+    base_url: str
+    model: str
+    key_env: str = ""
+    api: Literal["chat", "completions"] = "chat"
+    system: str = ""
+    prompt: str = "{question}"
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int | None = None
+    max_tokens_field: str = "max_tokens"
+    seed: int | None = None
+    price: money.Price = money.UNKNOWN
+    budget: Decimal | None = None
+    concurrency: int = 16
+    timeout_s: float = 600.0
+    deadline_s: float = 3600.0
+    retries: int = 5
+    backoff_s: float = 1.0
+    tags: tuple[tuple[str, str], ...] = TAGS
+    name: str = ""
+
+    @property
+    def maker(self) -> str:
+        return self.name or self.model
+
+    @property
+    def url(self) -> str:
+        """The address requests go to."""
+        base = check_url(self.base_url)
+        return f"{base}/chat/completions" if self.api == "chat" else f"{base}/completions"
+
+
+def check(teacher: EndpointTeacher) -> None:
+    """Raises UsageError, naming the field, for settings that cannot work."""
+    check_url(teacher.base_url)
+    mine = RESERVED | {teacher.max_tokens_field} | ({"seed"} if teacher.seed is not None else set())
+    for group in ("sampling", "extra"):
+        if taken := sorted(mine & getattr(teacher, group).keys()):
+            raise UsageError(f"{group}.{taken[0]}: this field is set by the teacher itself, or not supported")
+    if twice := sorted(teacher.sampling.keys() & teacher.extra.keys()):
+        raise UsageError(f"extra.{twice[0]}: also given in sampling")
+    if "{question}" not in teacher.prompt:
+        raise UsageError("prompt: has no {question} in it")
+    if teacher.api == "completions" and teacher.system:
+        raise UsageError("system: text completions have no system message; write it into prompt")
+    for name in ("concurrency", "timeout_s", "deadline_s", "max_tokens"):
+        value = getattr(teacher, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"{name}: {value} is not above 0")
+    for name in ("retries", "backoff_s"):
+        if getattr(teacher, name) < 0:
+            raise UsageError(f"{name}: {getattr(teacher, name)} is below 0")
+    if teacher.budget is not None and money.upper_bound(teacher.price, "", teacher.max_tokens) is None:
+        raise UsageError("budget: a cap needs price.prompt, price.completion and max_tokens")
+
+
+def read_key(teacher: EndpointTeacher) -> str:
+    """The API key from the environment, "" when none is wanted.
+
+    Raises UsageError when the variable is not set; never shows its value, nor a `key_env` that may be one."""
+    if not teacher.key_env:
+        return ""
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", teacher.key_env):
+        raise UsageError("key_env: give the NAME of an environment variable (capitals), never the key itself")
+    key = os.environ.get(teacher.key_env, "").strip()
+    if not key:
+        raise UsageError(f"key_env: the environment variable {teacher.key_env} is not set")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UsageError(f"key_env: {teacher.key_env} holds something that cannot be a key")
+    return key
+
+
+def request_body(teacher: EndpointTeacher, problem: Problem, sample: int) -> dict[str, Any]:
+    """The final request body. Only the seed depends on `sample`."""
+    text = clean_text(teacher.prompt.replace("{question}", problem.question))
+    body: dict[str, Any] = {"model": teacher.model}
+    if teacher.api == "chat":
+        system = [{"role": "system", "content": clean_text(teacher.system)}] if teacher.system else []
+        body["messages"] = [*system, {"role": "user", "content": text}]
+    else:
+        body["prompt"] = text
+    if teacher.max_tokens is not None:
+        body[teacher.max_tokens_field] = teacher.max_tokens
+    if teacher.seed is not None:
+        body["seed"] = teacher.seed + sample
+    return {**body, **teacher.sampling, **teacher.extra}
+
+
+def orders(teacher: EndpointTeacher, problems: Sequence[Problem], samples: int) -> list[Order]:
+    """All orders, problem by problem, sample by sample. Raises UsageError (see `check`)."""
+    check(teacher)
+
+    def reserve(request: str) -> Decimal | None:
+        return money.upper_bound(teacher.price, request, teacher.max_tokens)
+
+    return [
+        order(
+            problem,
+            sample,
+            # Both APIs of one server are one teacher; their bodies differ.
+            check_url(teacher.base_url),
+            teacher.model,
+            request_body(teacher, problem, sample),
+            reserve if teacher.budget is not None else None,
+        )
+        for problem in problems
+        for sample in range(samples)
+    ]
+
+
+def read(teacher: EndpointTeacher, raw: bytes) -> Parsed:
+    """A stored reply."""
+    return parse_reply(raw, teacher.tags)
+
+
+def settled(teacher: EndpointTeacher, found: Parsed) -> Settled:
+    """The ledger's account of a reply."""
+    amount = money.cost(teacher.price, found.prompt_tokens, found.completion_tokens)
+    return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
+
+
+def trace_settings(teacher: EndpointTeacher, sample: int) -> dict[str, Any]:
+    """What a trace records about how it was made: all of the body but the problem."""
+    body = request_body(teacher, Problem(id="", question="{question}"), sample)
+    return {"base_url": check_url(teacher.base_url), **body}

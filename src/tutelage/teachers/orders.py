@@ -1,0 +1,59 @@
+"""One completion of one problem that may be bought: the problem, the sample and the ledger's debt.
+
+Does not: send anything or choose what to buy.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tutelage.ledger import Debt, request_key
+from tutelage.records import Problem
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`debt.request` is the JSON of the body, exactly what is sent."""
+
+    problem: Problem
+    sample: int
+    debt: Debt
+
+
+def order(
+    problem: Problem,
+    sample: int,
+    base_url: str,
+    model: str,
+    body: Mapping[str, Any],
+    reserve: Callable[[str], Decimal | None] | None = None,
+) -> Order:
+    """The order for one body. `reserve` gives the most that a request (its JSON text) can cost."""
+    request = json.dumps(body)
+    debt = Debt(
+        key=request_key(base_url, model, body, sample),
+        teacher=f"{base_url} {model}",
+        sample=sample,
+        request=request,
+        reserve=reserve(request) if reserve else None,
+    )
+    return Order(problem, sample, debt)
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """What one round of buying did: keys with a new reply, and orders that another process is buying."""
+
+    keys: frozenset[str]
+    held: tuple[Order, ...]
+
+
+def chunks(orders: Sequence[Order], size: int) -> Iterator[Sequence[Order]]:
+    """`orders` in pieces of at most `size`."""
+    return (orders[start : start + size] for start in range(0, len(orders), size))
