@@ -1,0 +1,51 @@
+# demo: make an environment and run the lab recipe.  test: everything that CI runs.
+# PIP_ARGS is handed to every pip install, e.g. PIP_ARGS="--extra-index-url URL" for another build of torch.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
+RUN_DIR ?= runs/demo
+
+.PHONY: demo test fast lint fmt bench clean
+
+demo: $(VENV)/.train
+	$(BIN)/tutelage run lab --run-dir $(RUN_DIR)
+	@echo "The report: $(RUN_DIR)/report.html"
+
+test: lint
+	$(BIN)/pytest
+
+fast: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+# The stamps: installed again only when what is asked for has changed.
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed (python3.11 was not found)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing tutelage with the training packages into $(VENV) (the first time takes minutes)"
+	$(PIP) -e ".[train]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	@echo "Installing the development tools into $(VENV)"
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.txt
+	$(PIP) -r $(VENV)/dev.txt
+	@touch $@

@@ -1,0 +1,64 @@
+"""For all tests: no network, one thread, and no skip that `allowed_skips.txt` does not name."""
+
+from __future__ import annotations
+
+import os
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+# Before any library reads them: tests must not reach a hub, and several run at the same time.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ALLOWED = Path(__file__).with_name("allowed_skips.txt")
+_skipped: dict[str, str] = {}
+
+
+def allowed_skips(text: str) -> list[str]:
+    """The patterns of the list. Every line must give a reason."""
+    patterns = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            pattern, bar, reason = (part.strip() for part in line.partition("|"))
+            if not (bar and reason):
+                raise pytest.UsageError(f"{ALLOWED.name}:{number}: write it as: node id | reason")
+            patterns.append(pattern.replace("[", "[[]"))
+    return patterns
+
+
+def _note(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped:
+        reason = getattr(report, "wasxfail", "") or report.longrepr
+        _skipped[report.nodeid] = str(reason[-1] if isinstance(reason, tuple) else reason)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _note(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _note(report)
+
+
+def _not_allowed() -> dict[str, str]:
+    patterns = allowed_skips(ALLOWED.read_text(encoding="utf-8"))
+    return {
+        node: reason
+        for node, reason in _skipped.items()
+        if not any(fnmatchcase(node, pattern) for pattern in patterns)
+    }
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput") and _not_allowed() and session.exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for node, reason in _not_allowed().items():
+        terminalreporter.write_line(f"skipped, but not in tests/{ALLOWED.name}: {node} ({reason})", red=True)
