@@ -1,0 +1,5 @@
+"""Report: one self-contained HTML page for a run. Reads numbers and traces, fetches nothing."""
+
+from tutelage.report.page import render
+
+__all__ = ["render"]

@@ -1,0 +1,213 @@
+"""One self-contained HTML page for a run.
+
+Promises: the page fetches nothing and is forbidden to (content policy by hash, no `unsafe-inline`); text of
+models and users never becomes markup; a section without data is left out; everything but the trace reader
+works without scripts; the file is written whole or not at all.
+Does not: compute numbers (see `measure`), open a browser, or shorten a failure in its verdict.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tutelage.errors import StorageError, UsageError
+from tutelage.report import curve, plots, words
+from tutelage.report.reader import reader_data
+from tutelage.report.summary import (
+    Comparison,
+    Point,
+    read_arms,
+    read_comparisons,
+    read_curve,
+    read_funnel,
+    visible,
+)
+from tutelage.report.verdict import three_sentences
+
+METHOD_NOTES = {
+    "natural": "unforced: the model ends its thinking when it wants to; the baseline.",
+    "budget": "budget: thinking is closed after that many tokens and the model must answer.",
+    "wait": "wait: each time the model wants to stop, the end is replaced by the string shown, n× at most.",
+    "suppress": "end suppressed: as wait, with nothing put in its place; shows what the string adds.",
+    "vote": "majority vote: of several independent attempts the most frequent answer wins; the tokens are "
+    "those of all attempts together.",
+}
+
+
+def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write the page of a run at `path`.
+
+    `summary` is the content of `metrics/summary.json`; beyond arms, comparisons, curve, funnel, cost and
+    wall_s it may hold `title`, `about` (plain text), `settings`, `versions`, `stages` ([{id, seconds}]) and
+    `attempts`.
+    `traces` are rows {problem_id, question, gold, difficulty, arm, seed, thinking, answer, outcome, reason,
+    forced_spans, thinking_tokens, closed_by}; their order is the reader's order.
+    Raises UsageError for a broken entry, naming it, and StorageError when the disk refuses."""
+    html = page(summary, traces)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(html, encoding="utf-8", errors="replace")
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise StorageError(f"{path}: cannot write the report ({error.strerror or error})") from error
+
+
+def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The HTML text that `render` writes."""
+    arms, comparisons = read_arms(summary), read_comparisons(summary)
+    points, steps = read_curve(summary), read_funnel(summary)
+    style, script = _asset("page.css"), _asset("reader.js")
+    cost = _mapping(summary, "cost")
+    bill = _bill(cost, summary)
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(_asset("page.html"))
+    return template.render(
+        policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        words=words,
+        title=visible(summary.get("title") or "A tutelage run"),
+        about=visible(summary.get("about") or ""),
+        sentences=three_sentences(arms, comparisons, points, bill),
+        bill=bill,
+        arms=arms,
+        ladders=[plots.ladder(arms, width) for width in (plots.WIDE, plots.NARROW)] if arms else [],
+        comparisons=comparisons,
+        forests=[plots.forest(comparisons, width) for width in (plots.WIDE, plots.NARROW)]
+        if comparisons
+        else [],
+        holm=any(row.p_holm is not None for row in comparisons),
+        points=points,
+        panels=list(zip(curve.panels(points, curve.WIDE), curve.panels(points, curve.NARROW), strict=True)),
+        main_arm=curve.main_arm(points) if points else "",
+        logarithmic=curve.is_logarithmic(points),
+        unplaced=sum(point.tokens is None for point in points),
+        method_notes=[note for name, note in METHOD_NOTES.items() if any(p.method == name for p in points)],
+        describe=curve.describe,
+        closed=_closed,
+        funnels=[plots.funnel(steps, width) for width in (plots.WIDE, plots.NARROW)] if steps else [],
+        cost=_cost_rows(cost),
+        stages=_stages(summary),
+        settings=_flat(_mapping(summary, "settings")),
+        versions=_flat(_mapping(summary, "versions")),
+        traces=len(traces),
+        data=reader_data(traces, _first_pair(comparisons)) if traces else "",
+    )
+
+
+def _asset(name: str) -> str:
+    return files("tutelage.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _digest(content: str) -> str:
+    """The content-policy source of an inline element: its SHA-256."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+
+def _mapping(summary: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    value = summary.get(section) or {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"summary: {section} must be an object")
+    return value
+
+
+def _bill(cost: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    """One sentence: what was asked of teachers, what it cost, how long the run took."""
+    parts = []
+    if cost:
+        asked, reused = _number(cost, "requests"), _number(cost, "reused")
+        text = f"{words.amount(asked)} teacher requests"
+        if reused:
+            text += f" ({words.amount(reused)} of them read from the ledger, not bought again)"
+        parts.append(f"{text}, {words.dollars(_number(cost, 'dollars'))}")
+    wall = _number(summary, "wall_s")
+    if wall is not None:
+        text = f"{words.duration(wall)} of wall time"
+        attempts = summary.get("attempts")
+        if isinstance(attempts, int) and attempts > 1:
+            text += f" in {attempts} attempts"
+        parts.append(text)
+    return f"The run took {words.listing(parts)}." if parts else ""
+
+
+def _cost_rows(cost: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The bill as table rows: each teacher, then the total."""
+    if not cost:
+        return []
+    teachers = cost.get("by_teacher") or []
+    rows = [(visible(row.get("teacher") or row.get("name") or "teacher"), row) for row in teachers]
+    return [
+        {
+            "name": name,
+            "requests": words.amount(_number(row, "requests")),
+            "bought": words.amount(_bought(row)),
+            "reused": words.amount(_number(row, "reused")),
+            "prompt": words.amount(_number(row, "prompt_tokens")),
+            "completion": words.amount(_number(row, "completion_tokens")),
+            "dollars": words.dollars(_number(row, "dollars")),
+        }
+        for name, row in [*rows, ("all teachers", cost)]
+    ]
+
+
+def _bought(row: Mapping[str, Any]) -> float | None:
+    """`bought` where the file has it, else the requests that were not reused."""
+    bought, requests, reused = (_number(row, key) for key in ("bought", "requests", "reused"))
+    if bought is not None or requests is None or reused is None:
+        return bought
+    return requests - reused
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    if value is None:
+        return None
+    try:
+        return float(value)  # Decimal and numeric text (money) included
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"summary: {key} must be a number, not {value!r:.60}") from error
+
+
+def _stages(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (visible(row.get("id", "?")), words.duration(_number(row, "seconds")))
+        for row in summary.get("stages") or []
+    ]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value) pairs."""
+    rows: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        name = f"{prefix}{visible(key)}"
+        if isinstance(value, Mapping) and value:
+            rows += _flat(value, f"{name}.")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+            rows.append((name, visible(shown)))
+    return rows
+
+
+def _closed(point: Point) -> str:
+    return ", ".join(f"{name} {words.amount(count)}" for name, count in point.closed_by.items())
+
+
+def _first_pair(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:
+    first = comparisons[:1]
+    return [(arm, row.seed) for row in first for arm in (row.a, row.b)]

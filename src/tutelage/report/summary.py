@@ -1,0 +1,243 @@
+"""The numbers of a run as the page needs them: `summary.json` read into typed rows.
+
+Promises: a missing section is an empty one; a present but broken entry is refused with its path
+(`arms[3].accuracy`); every string comes out free of control characters and lone surrogates (`visible`).
+Does not: compute accuracies or intervals; those come from `measure`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.errors import UsageError
+
+METHODS = ("natural", "budget", "wait", "suppress", "vote")
+# Bidirectional controls can reorder the text around them, so they are spelled out like the C0 controls.
+_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One trained (or untouched) student: its accuracy with interval, and what it took."""
+
+    name: str
+    seed: str
+    accuracy: float
+    lo: float
+    hi: float
+    n: int
+    samples: int | None
+    thinking_tokens: float | None
+    tokens_seen: float | None
+    teacher_calls: float | None
+    train_steps: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """a minus b on the same problems."""
+
+    a: str
+    b: str
+    seed: str
+    difference: float
+    lo: float
+    hi: float
+    n: int
+    p: float | None
+    p_holm: float | None
+
+    @property
+    def direction(self) -> int:
+        """1: a is better, −1: a is worse, 0: the interval holds zero, so neither is shown."""
+        return int(self.lo > 0) - int(self.hi < 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting of the thinking controls. `sampling` and `votes` are optional in the file."""
+
+    arm: str
+    method: str
+    seed: str
+    budget: float | None
+    waits: float | None
+    wait: str
+    sampling: str
+    votes: float | None
+    accuracy: float
+    lo: float
+    hi: float
+    n: int
+    samples: int | None
+    tokens: float | None
+    closed_by: Mapping[str, float]
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """Points that one line joins: same arm, method, and wait string or way of sampling."""
+        return self.arm, self.method, self.wait if self.method == "wait" else self.sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of the funnel."""
+
+    stage: str
+    kept: int
+    dropped: int
+    reasons: Mapping[str, float]
+
+
+def visible(text: object) -> str:
+    """`text` with control and reordering characters shown as symbols, and lone surrogates as U+FFFD."""
+    return _HIDDEN.sub(lambda found: _symbol(ord(found.group())), str(text))
+
+
+def read_arms(summary: Mapping[str, Any]) -> list[Arm]:
+    """`arms`, in file order."""
+    return [
+        Arm(
+            name=_text(row, "name", where),
+            seed=visible(row.get("seed", "")),
+            accuracy=_number(row, "accuracy", where),
+            lo=ci[0],
+            hi=ci[1],
+            n=int(_number(row, "n", where)),
+            samples=_count(row, "samples", where),
+            thinking_tokens=_maybe(row, "thinking_tokens_mean", where),
+            tokens_seen=_maybe(row, "tokens_seen", where),
+            teacher_calls=_maybe(row, "teacher_calls", where),
+            train_steps=_maybe(row, "train_steps", where),
+        )
+        for where, row, ci in _measured(summary, "arms")
+    ]
+
+
+def read_comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
+    """`comparisons`, in file order."""
+    return [
+        Comparison(
+            a=_text(row, "a", where),
+            b=_text(row, "b", where),
+            seed=visible(row.get("seed", "")),
+            difference=_number(row, "difference", where),
+            lo=ci[0],
+            hi=ci[1],
+            n=int(_number(row, "n", where)),
+            p=_maybe(row, "p", where),
+            p_holm=_maybe(row, "p_holm", where),
+        )
+        for where, row, ci in _measured(summary, "comparisons")
+    ]
+
+
+def read_curve(summary: Mapping[str, Any]) -> list[Point]:
+    """`curve`, in file order. Raises UsageError for a method that is not one of METHODS."""
+    points = []
+    for where, row, ci in _measured(summary, "curve"):
+        method = _text(row, "method", where)
+        if method not in METHODS:
+            raise UsageError(f"summary: {where}.method is {method!r}; expected one of {', '.join(METHODS)}")
+        points.append(
+            Point(
+                arm=_text(row, "arm", where),
+                method=method,
+                seed=visible(row.get("seed", "")),
+                budget=_maybe(row, "budget", where),
+                waits=_maybe(row, "waits", where),
+                wait=visible(row.get("wait") or "").strip(),
+                sampling=visible(row.get("sampling") or ""),
+                votes=_maybe(row, "votes", where),
+                accuracy=_number(row, "accuracy", where),
+                lo=ci[0],
+                hi=ci[1],
+                n=int(_number(row, "n", where)),
+                samples=_count(row, "samples", where),
+                tokens=_maybe(row, "thinking_tokens_mean", where),
+                closed_by=_counts(row, "closed_by", where),
+            )
+        )
+    return points
+
+
+def read_funnel(summary: Mapping[str, Any]) -> list[Step]:
+    """`funnel`, in file order."""
+    return [
+        Step(
+            stage=_text(row, "stage", where),
+            kept=int(_number(row, "kept", where)),
+            dropped=int(_number(row, "dropped", where)),
+            reasons=_counts(row, "reasons", where),
+        )
+        for where, row in _entries(summary, "funnel")
+    ]
+
+
+def _entries(summary: Mapping[str, Any], section: str) -> list[tuple[str, Mapping[str, Any]]]:
+    rows = summary.get(section) or []
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise UsageError(f"summary: {section} must be a list")
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise UsageError(f"summary: {section}[{index}] must be an object")
+    return [(f"{section}[{index}]", row) for index, row in enumerate(rows)]
+
+
+def _measured(
+    summary: Mapping[str, Any], section: str
+) -> list[tuple[str, Mapping[str, Any], tuple[float, float]]]:
+    """The entries of a section whose numbers carry `ci95`."""
+    found = []
+    for where, row in _entries(summary, section):
+        ci = row.get("ci95")
+        if not isinstance(ci, Sequence) or len(ci) != 2 or not all(map(_is_number, ci)):
+            raise UsageError(f"summary: {where}.ci95 must be [lo, hi]: no number without an interval")
+        found.append((where, row, (float(ci[0]), float(ci[1]))))
+    return found
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise UsageError(f"summary: {where}.{key} must be text, not {value!r:.60}")
+    return visible(value)
+
+
+def _number(row: Mapping[str, Any], key: str, where: str) -> float:
+    value = row.get(key)
+    if not _is_number(value):
+        raise UsageError(f"summary: {where}.{key} must be a number, not {value!r:.60}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _maybe(row: Mapping[str, Any], key: str, where: str) -> float | None:
+    return None if row.get(key) is None else _number(row, key, where)
+
+
+def _count(row: Mapping[str, Any], key: str, where: str) -> int | None:
+    value = _maybe(row, key, where)
+    return None if value is None else int(value)
+
+
+def _counts(row: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
+    counts = row.get(key) or {}
+    if not isinstance(counts, Mapping):
+        raise UsageError(f"summary: {where}.{key} must map names to counts")
+    return {visible(name): _number(counts, name, f"{where}.{key}") for name in counts}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _symbol(code: int) -> str:
+    if 0xD800 <= code <= 0xDFFF:
+        return "\ufffd"
+    if code < 0x20:
+        return chr(0x2400 + code)
+    return "\u2421" if code == 0x7F else f"⟨U+{code:04X}⟩"

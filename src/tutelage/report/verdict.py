@@ -1,0 +1,155 @@
+"""What the numbers say, in three plain sentences, before any plot.
+
+Promises: a comparison counts as shown only when its interval excludes zero on every seed; what is not shown
+is named too; "waiting stops helping" has one written rule (`waiting_stops`). Does not: round a failure away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
+
+from tutelage.report.summary import Arm, Comparison, Point
+from tutelage.report.words import amount, interval, listing, percent, points
+
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+def three_sentences(
+    arms: Sequence[Arm], comparisons: Sequence[Comparison], curve: Sequence[Point], bill: str
+) -> list[str]:
+    """Up to three sentences: who is best, what is and is not shown, and what thinking longer does (or `bill`,
+    what the run cost, where thinking was not varied)."""
+    found = [best_arm(arms), shown(comparisons), thinking(curve) or bill]
+    return [sentence for sentence in found if sentence]
+
+
+def best_arm(arms: Sequence[Arm]) -> str:
+    """The arm with the highest mean over seeds, beside the base (or else the lowest arm)."""
+    if not arms:
+        return ""
+    by_name = _grouped(arms, lambda arm: arm.name)
+    ranked = sorted(by_name, key=lambda name: _mean(arm.accuracy for arm in by_name[name]))
+    best, low = ranked[-1], "base" if "base" in by_name else ranked[0]
+    n = by_name[best][0].n
+    text = f"The best student, “{best}”, answers {_each_seed(by_name[best])} of {n:,} test problems right"
+    if low == best:
+        return text + "."
+    name = "the base it started from" if low == "base" else f"the weakest, “{low}”,"
+    return f"{text}; {name} answers {_each_seed(by_name[low])}."
+
+
+def shown(comparisons: Sequence[Comparison]) -> str:
+    """Which paired differences hold on every seed, which do not."""
+    if not comparisons:
+        return ""
+    better, worse, open_ = [], [], []
+    for (a, b), rows in _grouped(comparisons, lambda row: (row.a, row.b)).items():
+        sizes = " and ".join(points(row.difference) for row in rows)
+        directions = {row.direction for row in rows}
+        if directions == {1}:
+            better.append(f"“{a}” beats “{b}” ({sizes} points)")
+        elif directions == {-1}:
+            worse.append(f"“{a}” is worse than “{b}” ({sizes} points)")
+        else:
+            open_.append(f"“{a}” against “{b}” ({sizes} points)")
+    seeds = len({row.seed for row in comparisons})
+    on = "on every seed " if seeds > 1 else ""
+    parts = []
+    if better or worse:
+        parts.append(f"Shown {on}with a 95 % interval that excludes zero: {listing(better + worse)}")
+    else:
+        parts.append("No difference between the students is shown: each 95 % interval includes zero")
+    if open_ and (better or worse):
+        parts.append(f"not shown: {listing(open_)}")
+    elif not open_:
+        parts.append("every comparison of this run holds")
+    return "; ".join(parts) + "."
+
+
+def thinking(curve: Sequence[Point]) -> str:
+    """Where waiting stops helping for the arm that waits, and how the alternatives do."""
+    waiting = [point for point in curve if point.method == "wait"]
+    if not waiting:
+        return _most_and_least(curve)
+    arm = waiting[0].arm
+    mine = [point for point in curve if point.arm == arm]
+    by_seed = _grouped(mine, lambda point: point.seed)
+    stops = {seed: _stop(stop) for seed, rows in by_seed.items() if (stop := waiting_stops(rows)) is not None}
+    if not stops:
+        return _most_and_least(curve)
+    if len(set(stops.values())) == 1:
+        told = next(iter(stops.values())) + (" on every seed" if len(stops) > 1 else "")
+    else:
+        told = listing([f"{stop} (seed {seed})" for seed, stop in stops.items()])
+    peak = max((p for p in mine if p.method == "wait"), key=lambda p: p.accuracy)
+    text = f"Making “{arm}” think on when it wants to stop {told}: with waits at best {_at(peak)}"
+    plain = [p for p in mine if p.method == "natural" and p.seed == peak.seed]
+    if plain:
+        text += f", against {_at(max(plain, key=lambda p: p.accuracy))} unforced"
+    votes = [p for p in mine if p.method == "vote" and p.seed == peak.seed]
+    if votes:
+        text += f", and {_at(max(votes, key=lambda p: p.accuracy))} by majority vote"
+    return text + "."
+
+
+def waiting_stops(points: Iterable[Point]) -> Point | None:
+    """The point of fewest waits whose 95 % interval no larger number of waits rises above.
+
+    `points` are of one arm and seed; the main wait string is the one with most points (first on a tie); the
+    start is the same arm unforced, with the sampled baseline preferred over the greedy one. None when fewer
+    than two numbers of waits were tried. A rule about intervals of single points is cautious: a smaller real
+    gain can hide inside them."""
+    rows = list(points)
+    by_string = _grouped((p for p in rows if p.method == "wait"), lambda p: p.wait)
+    if not by_string:
+        return None
+    ladder = {p.waits or 0.0: p for p in max(by_string.values(), key=len)}
+    natural = sorted((p for p in rows if p.method == "natural"), key=lambda p: p.sampling == "greedy")
+    if natural and 0.0 not in ladder:
+        ladder[0.0] = natural[0]
+    ordered = [ladder[waits] for waits in sorted(ladder)]
+    if len(ordered) < 2:
+        return None
+    for index, point in enumerate(ordered):
+        if all(later.accuracy <= point.hi for later in ordered[index + 1 :]):
+            return point
+    return ordered[-1]
+
+
+def _most_and_least(curve: Sequence[Point]) -> str:
+    """For a curve without waits: the ends of its token axis."""
+    known = [point for point in curve if point.tokens is not None]
+    if len(known) < 2:
+        return ""
+    best, least = max(known, key=lambda p: p.accuracy), min(known, key=lambda p: p.tokens or 0.0)
+    return f"The most accurate thinking setting gives {_at(best)}; the shortest gives {_at(least)}."
+
+
+def _stop(point: Point) -> str:
+    if not point.waits:
+        return "shows no gain"
+    return f"shows no further gain after {amount(point.waits)} wait{'s' if point.waits != 1 else ''}"
+
+
+def _at(point: Point) -> str:
+    tokens = "" if point.tokens is None else f" at {amount(round(point.tokens))} thinking tokens"
+    return f"{percent(point.accuracy)} {interval(point.lo, point.hi)}{tokens}"
+
+
+def _each_seed(arms: Sequence[Arm]) -> str:
+    values = " and ".join(f"{percent(arm.accuracy)} {interval(arm.lo, arm.hi)}" for arm in arms)
+    return f"{values} (seeds {', '.join(arm.seed for arm in arms)})" if len(arms) > 1 else values
+
+
+def _mean(values: Iterable[float]) -> float:
+    items = list(values)
+    return sum(items) / len(items)
+
+
+def _grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
