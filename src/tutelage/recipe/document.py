@@ -113,6 +113,8 @@ def _build(
     line = node.start_mark.line + 1
     if count[0] > MAX_NODES or len(place) > 40:
         raise UsageError(f"{source}:{line}: too deep or too large for a recipe")
+    if node.tag not in _PLAIN:
+        raise UsageError(f"{source}:{line}: the tag {node.tag!r} is not allowed")
     if isinstance(node, yaml.SequenceNode):
         items = []
         for index, item in enumerate(node.value):
@@ -120,23 +122,23 @@ def _build(
             items.append(_build(loader, item, (*place, index), source, lines, count))
         return items
     if isinstance(node, yaml.MappingNode):
-        own = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        own = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         loader.flatten_mapping(node)  # `<<: *defaults`: merged keys come first, a later own key wins
         mapping: dict[str, Any] = {}
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise UsageError(f"{source}:{key.start_mark.line + 1}: keys are plain text")
             if own.count(key.value) > 1:
-                raise UsageError(f"{source}:{key.start_mark.line + 1}: the key {key.value!r} is given twice")
+                twice = [each for each, _ in node.value if each.value == key.value][-1]
+                at = f"{source}:{twice.start_mark.line + 1}"
+                raise UsageError(f"{at}: the key {key.value!r} is given twice")
             lines[(*place, key.value)] = key.start_mark.line + 1
             mapping[key.value] = _build(loader, value, (*place, key.value), source, lines, count)
         return mapping
-    if node.tag not in _SCALARS:
-        raise UsageError(f"{source}:{line}: the tag {node.tag!r} is not allowed")
     return loader.construct_object(node)
 
 
-_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")}
+_PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 
 
 def override(document: Document, settings: Sequence[str]) -> Document:

@@ -116,7 +116,7 @@ def open_manifest(run_dir: Path, name: str) -> Manifest:
     path = run_dir / "manifest.json"
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         _refuse_foreign_folder(run_dir)
         return Manifest(run_dir, name)
     except (OSError, UnicodeDecodeError) as error:
@@ -132,11 +132,12 @@ def open_manifest(run_dir: Path, name: str) -> Manifest:
             f"{run_dir}: a run folder of format {found!r}, written{writer}; tutelage {tutelage.__version__} "
             f"continues format {FORMAT}; use another --run-dir, or remove this one"
         )
-    if data["name"] != name:
-        raise UsageError(
-            f"{run_dir}: belongs to the recipe {data['name']!r}; give {name!r} another --run-dir"
-        )
-    return Manifest(run_dir, name, dict(data["jobs"]), list(data["attempts"]))
+    jobs, attempts, owner = data.get("jobs"), data.get("attempts"), data.get("name")
+    if not isinstance(jobs, dict) or not isinstance(attempts, list):
+        raise UsageError(f"{path}: damaged (no jobs or attempts); use another --run-dir, or remove this one")
+    if owner != name:
+        raise UsageError(f"{run_dir}: belongs to the recipe {owner!r}; give {name!r} another --run-dir")
+    return Manifest(run_dir, name, jobs, attempts)
 
 
 def _writer(data: Any) -> str:
