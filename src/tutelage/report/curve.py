@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
@@ -29,6 +29,7 @@ _SHAPES = {
 }
 Series = tuple[str, str, str]
 Spot = tuple[float, float]
+Box = tuple[float, float, float, float, float]  # x1, y1, x2, y2, and what it costs to cover it
 
 
 def panels(points: Sequence[Point], width: int = WIDE) -> list[Markup]:
@@ -150,7 +151,7 @@ def _lines(
         groups.setdefault(point.series, []).append(point)
     under: list[str] = []
     over: list[str] = []
-    crowd: list[tuple[float, float, float, float, float]] = []  # boxes to keep free: x1, y1, x2, y2, cost
+    crowd: list[Box] = []
     ends: list[tuple[Series, str, list[Spot]]] = []
     for series, mine in groups.items():
         method = series[1]
@@ -177,42 +178,52 @@ def _lines(
 
 
 def _labels(
-    ends: Sequence[tuple[Series, str, list[Spot]]],
-    main: str,
-    crowd: list[tuple[float, float, float, float, float]],
-    width: int,
+    ends: Sequence[tuple[Series, str, list[Spot]]], main: str, crowd: list[Box], width: int
 ) -> list[str]:
     """Put each name where it covers least, near a point of its line; far ones get a thin leader."""
     body: list[str] = []
     for series, kind, spots in sorted(ends, key=lambda end: (len(end[2]), -end[2][-1][0])):
         name = svg.elide(label(series, main), 200, 13.8)
         long = svg.text_width(name, 13.8)  # bold, hence wider than its 12.5
-        best: tuple[float, Spot, Spot] | None = None
-        for rank, (px, py) in enumerate(reversed(spots)):
-            for reach in (11.0, 22.0, 36.0, 52.0, 70.0):
-                for dx, dy in ((1, 0), (1, -0.7), (1, 0.7), (0, -1), (0, 1), (-1, 0), (-1, -0.7), (-1, 0.7)):
-                    left = px + dx * reach - (long if dx < 0 else long / 2 if dx == 0 else 0)
-                    base = py + dy * reach + 4
-                    box = (left - 2, base - 11, left + long + 2, base + 3)
-                    if box[0] < _LEFT + 2 or box[2] > width - 8 or box[1] < _TOP or box[3] > _BOTTOM - 2:
-                        continue
-                    covered = sum(cost for *other, cost in crowd if _overlap(box, other))
-                    # A leader that runs over other marks misleads as much as a covered label.
-                    tip = (min(max(px, left), left + long), base - 4)
-                    trail = [(lx, ly, lx + 1, ly + 1) for lx, ly in _along([(px, py), tip])[2:]]
-                    crossed = sum(c for *o, c in crowd for spot in trail if c >= 4 and _overlap(spot, o))
-                    total = covered + crossed / 2 + reach / 22 + 0.3 * rank
-                    if best is None or total < best[0]:
-                        best = (total, (left, base), (px, py))
+        best: tuple[float, Spot, Spot, Spot] | None = None
+        for spot, place, fee in _candidates(spots, long, width):
+            box = _label_box(place, long)
+            cost = fee + sum(other[4] for other in crowd if _overlap(box, other))
+            if best is not None and cost >= best[0]:
+                continue
+            near = (min(max(spot[0], place[0]), place[0] + long), place[1] - 4)
+            # A leader that runs over other marks misleads as much as a covered label.
+            trail = [(x, y, x + 1, y + 1) for x, y in _along([spot, near])[2:]]
+            cost += sum(box[4] for box in crowd if box[4] >= 4 for step in trail if _overlap(step, box)) / 2
+            if best is None or cost < best[0]:
+                best = (cost, place, spot, near)
         if best is None:
-            continue
-        _, (left, base), (px, py) = best
-        near = min(max(px, left), left + long)
-        if math.hypot(near - px, base - 4 - py) > 20:
-            body.append(svg.line(px, py, near, base - 4, f"leader {kind}"))
-        body.append(svg.text(left, base, name, f"name {kind}"))
-        crowd.append((left - 2, base - 11, left + long + 2, base + 3, 25.0))
+            # No place inside the frame: above the plot's right end, over the lines.
+            best = (0.0, (width - 8 - long, _TOP + 12), spots[-1], spots[-1])
+        _, place, spot, near = best
+        if math.dist(near, spot) > 20:
+            body.append(svg.line(spot[0], spot[1], near[0], near[1], f"leader {kind}"))
+        body.append(svg.text(place[0], place[1], name, f"name {kind}"))
+        crowd.append((*_label_box(place, long), 25.0))
     return body
+
+
+def _candidates(spots: Sequence[Spot], long: float, width: int) -> Iterator[tuple[Spot, Spot, float]]:
+    """Places (left end of the base line) for a label `long` wide beside each of `spots`, last point first,
+    and their cost: far ones and those at earlier points cost more. Only places inside the frame."""
+    around = ((1, 0), (1, -0.7), (1, 0.7), (0, -1), (0, 1), (-1, 0), (-1, -0.7), (-1, 0.7))
+    for rank, (px, py) in enumerate(reversed(spots)):
+        for reach in (11.0, 22.0, 36.0, 52.0, 70.0):
+            for dx, dy in around:
+                shift = {1: 0.0, 0: -long / 2, -1: -long}[dx]
+                place = (px + dx * reach + shift, py + dy * reach + 4)
+                left, top, right, bottom = _label_box(place, long)
+                if left > _LEFT and right < width - 6 and top > _TOP and bottom < _BOTTOM - 2:
+                    yield (px, py), place, reach / 22 + 0.3 * rank
+
+
+def _label_box(place: Spot, long: float) -> tuple[float, float, float, float]:
+    return place[0] - 2, place[1] - 11, place[0] + long + 2, place[1] + 3
 
 
 def _along(spots: Sequence[Spot]) -> list[Spot]:
