@@ -94,7 +94,7 @@ def problem_from_row(where: str, row: Mapping[str, Any], mapped: Mapped) -> Prob
     if not isinstance(question, str) or not question.strip():
         said = "is empty" if isinstance(question, str) else f"is {type(question).__name__}, not text"
         raise UsageError(f"{where}: {mapped.question!r} {said}")
-    used = {mapped.question, mapped.gold, mapped.id, mapped.domain, mapped.licence}
+    used = {mapped.question, mapped.gold, mapped.id, mapped.domain, mapped.licence} - {""}
     metadata = {str(key): _jsonable(value) for key, value in row.items() if key not in used}
     gold, solution = _gold(where, row.get(mapped.gold) if mapped.gold else None, mapped)
     if mapped.solution and mapped.solution not in used and isinstance(row.get(mapped.solution), str):

@@ -26,7 +26,9 @@ from tutelage.verify.workers import WorkerPool
 Progress = Callable[[int, int, str], None]
 CHECKERS = ("exact", "number", "math")
 MATH_LIMIT = 4000
-"""Characters of an answer that are given to math-verify; longer expressions are not judged."""
+"""Characters of an answer that are given to math-verify; a longer marked answer is not judged, of a
+longer last line only the end is read."""
+_LINE_LIMIT = 100_000
 _SHOWN = 1000
 _LOAD_MATH = {"op": "load-math"}
 
@@ -187,7 +189,7 @@ def _by_number(gold: str, answer: str) -> Decision:
 
 def _by_math(gold: str, answer: str, pool: WorkerPool) -> Decision:
     marked = marked_answer(answer)
-    line, cut = (marked.text, False) if marked is not None else last_line(answer)
+    line = marked.text if marked is not None else last_line(answer, _LINE_LIMIT)[0]
     how = marked.how if marked is not None else "last line"
     marked_gold = marked_answer(gold)
     wanted = marked_gold.text if marked_gold is not None else gold.strip()
@@ -196,6 +198,9 @@ def _by_math(gold: str, answer: str, pool: WorkerPool) -> Decision:
     same_unit = ("%" in wanted) == ("%" in line)
     if same_unit and wanted_number.value is not None and number.value == wanted_number.value:
         return "correct", f"{how}: equal numbers", "number", line
+    cut = marked is None and len(line) > MATH_LIMIT
+    if cut:
+        line = line[-MATH_LIMIT:]
     if len(line) > MATH_LIMIT:
         reason = f"{how}: {len(line):,} characters; more than {MATH_LIMIT:,} are not judged"
         return "undecided", reason, "math", line

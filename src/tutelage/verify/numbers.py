@@ -33,7 +33,7 @@ _UNSIGNED = (
 )
 _TOKEN = re.compile(
     rf"""
-    (?P<sign>(?<![\w)\]}}])[-+])?[$€£¥₹]?[ ]?(?P<sign2>(?<=[$€£¥₹])-)?
+    (?P<sign>(?<![\w)\]}}])[-+](?![ ])|(?<=[=:][ ])[-+][ ])?(?:[$€£¥₹][ ]?)?(?P<sign2>(?<=[$€£¥₹])-)?
     (?:
       \\[dtc]?frac\s*+\{{\s*+(?P<fn>-?(?:{_UNSIGNED}))\s*+\}}\s*+\{{\s*+(?P<fd>{_UNSIGNED})\s*+\}}
     |
@@ -122,7 +122,7 @@ def _found(match: re.Match[str]) -> Found:
     else:
         power = match["e"] or match["p"] or match["q"]
         value = numbers[0] * Fraction(10) ** int(power) if power else numbers[0]
-    if match["sign"] == "-" or match["sign2"] == "-":
+    if (match["sign"] or "").startswith("-") or match["sign2"] == "-":
         value = -value
     return Found(shown, value)
 
@@ -184,6 +184,7 @@ def only_number(text: str, *, equations: bool = True) -> Found:
     if not equations and "=" in text:
         return Found(shown, None, "an equation")
     window = re.split(r"=|≈|\\approx", plain(text))[-1].strip().strip("$").strip()
+    window = re.sub(r"\A([-+])\s+", r"\1", window)
     tokens = [match for match, _ in _tokens(window)]
     if not tokens:
         return Found(shown, None, "no number")
@@ -192,7 +193,7 @@ def only_number(text: str, *, equations: bool = True) -> Found:
     match = tokens[0]
     # "5x", "5π" and "√5" are not 5; "5 apples" and "(5)" are.
     rest = window[: match.start()] + " " + window[match.end() :]
-    rest = re.sub(r"(?<=[A-Za-z])\s*\^\s*\{?-?\d\}?", "", rest).replace("\\\\", "").rstrip(".!")
+    rest = re.sub(r"(?<=[A-Za-z])\s*\^\s*\{?-?\d\}?", "", rest).replace("\\\\", "")
     if _NOT_PLAIN.search(rest):
         return Found(shown, None, "not a plain number")
     return _found(match)

@@ -79,6 +79,9 @@ def main() -> None:
     limited = _limit_memory(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what anyone prints must not be taken for a reply
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # printing a lone surrogate must not raise
     sys.path.append(str(Path.cwd()))  # a user's own module, after everything else
     print(json.dumps({"ready": True, "memory_limited": limited}), file=replies, flush=True)
     for line in sys.stdin.buffer:

@@ -1,0 +1,210 @@
+"""From an answer to a verdict."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage.errors import UsageError
+from tutelage.records import Problem, Trace, Verdict
+from tutelage.verify import WorkerPool, check_trace, judge, verify
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(seconds=20) as pool:
+        yield pool
+
+
+def math(pool: WorkerPool, answer: str, gold: str) -> Verdict:
+    return check_trace(Problem("p", "q", gold, "math"), Trace("t", "p", 0, "m", answer), pool)
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        ("She has 18 left.", "18", "correct"),
+        ("16 - 3 - 4 = 9, 9 * 2 = 18\n#### 18", "18", "correct"),
+        (r"It is \boxed{18}, not 19.", "18", "correct"),
+        ("The answer is 18. I used 3 steps.", "18", "correct"),
+        ("The answer is 3 + 4 = 7.", "7", "correct"),
+        ("90,000 dollars", "90000", "correct"),
+        ("0.50", "1/2", "correct"),
+        ("17", "18", "incorrect"),
+        ("18.0000001", "18", "incorrect"),
+        ("four thirty, 4:30 p.m.", "30", "incorrect"),
+        ("", "18", "incorrect"),
+        (" \n\t", "18", "incorrect"),
+        ("I do not know", "18", "incorrect"),
+        (r"\boxed{\sqrt{3}}", "3", "undecided"),
+        (r"\boxed{5x}", "5", "undecided"),
+        ("2^5", "5", "undecided"),
+        ("18", "eighteen", "undecided"),
+        ("eighteen", "eighteen", "undecided"),
+        ("nan", "nan", "undecided"),
+        ("inf", "inf", "undecided"),
+        ("0/0", "0/0", "undecided"),
+        ("18", None, "undecided"),
+        ("18", "", "undecided"),
+        ("\u202e81", "18", "incorrect"),
+        ("18\ud800", "18", "correct"),
+        ("<b>18</b><script>alert(1)</script>\n18", "18", "correct"),
+    ],
+)
+def test_number(answer: str, gold: str | None, outcome: str) -> None:
+    verdict = verify(answer, gold)
+    assert verdict.outcome == outcome, verdict
+    assert verdict.reason and "\n" not in verdict.reason and verdict.method == "number"
+
+
+def test_an_empty_answer_is_incorrect_with_that_reason_and_the_thinking_is_not_searched() -> None:
+    problem = Problem("p", "q", "18")
+    (verdict,) = judge({"p": problem}, [Trace("t", "p", 0, "m", "", thinking="The answer is 18")])
+    assert (verdict.outcome, verdict.reason, verdict.extracted) == ("incorrect", "no answer", None)
+    assert verify("18", None).reason == "no gold answer"
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "outcome"),
+    [
+        (" XIV ", "XIV", "correct"),
+        ("The answer is XIV.", "XIV", "correct"),
+        ("So:\n**XIV**", "XIV", "correct"),
+        ("cafe\u0301", "café", "correct"),
+        ("xiv", "XIV", "incorrect"),
+        ("not XIV", "XIV", "incorrect"),
+        (r"\boxed{\text{B}}", "B", "correct"),
+        ("B", None, "undecided"),
+    ],
+)
+def test_exact(answer: str, gold: str | None, outcome: str) -> None:
+    assert verify(answer, gold, "exact").outcome == outcome
+
+
+MATH = [
+    (r"$\frac{1}{2}$", "0.5", "correct"),
+    (r"The area is $\frac{1}{2}$ square.", r"\frac12", "correct"),
+    ("$x^2+1$", "1+x^2", "correct"),
+    (r"\boxed{x \in [0,1)}", "[0,1)", "correct"),
+    (r"\boxed{1,2}", "2,1", "correct"),
+    ("x=5", "5", "correct"),
+    (r"50\%", "0.5", "correct"),
+    ("0.333333", "1/3", "correct"),
+    (r"\boxed{18", "18", "correct"),
+    (r"\infty", r"\infty", "correct"),
+    ("(" * 20_000 + "1" + ")" * 20_000, "1", "correct"),
+    (r"\text{Tuesday}", "Tuesday", "correct"),
+    # a lenient comparison says yes to these
+    ("$1/2006!$", "1/2004!", "incorrect"),
+    ("$2^{-98}$", "2^{-99}", "incorrect"),
+    ("3x+4y+14=0", "3*x-1*y+13=0", "incorrect"),
+    (r"1+\frac{1}{\mathrm{e}}", "1-1/e", "incorrect"),
+    ("pots", "stop", "undecided"),
+    ("nan", "nan", "undecided"),
+    ("0/0", "0/0", "undecided"),
+    # nothing to compare is never a silent no
+    (r"\boxed{\frac{}", "18", "undecided"),
+    ("I do not know", "18", "undecided"),
+    ("18", r"\frac{", "undecided"),
+    ("1" * 10_000_000, "18", "undecided"),
+    (r"\boxed{" + "1+" * 100_000 + "1}", "100001", "undecided"),
+    ("17", "18", "incorrect"),
+    ("", "18", "incorrect"),
+    ("18", None, "undecided"),
+]
+
+
+@pytest.mark.parametrize(("answer", "gold", "outcome"), MATH, ids=range(len(MATH)))
+def test_math(pool: WorkerPool, answer: str, gold: str, outcome: str) -> None:
+    verdict = math(pool, answer, gold)
+    assert verdict.outcome == outcome, verdict.reason
+    assert verdict.reason and len(verdict.reason) < 500 and len(verdict.extracted or "") <= 1000
+
+
+def test_model_text_is_not_executed(pool: WorkerPool, tmp_path_factory: pytest.TempPathFactory) -> None:
+    mark = tmp_path_factory.mktemp("x") / "mark"
+    for answer in (f"__import__('os').system('touch {mark}')", f"$open('{mark}','w')$"):
+        assert math(pool, answer, "18").outcome != "correct"
+    assert not mark.exists()
+
+
+HANGS = ["9^{9^{9^{9}}}", "((9!)!)!", r"\boxed{" + "(" * 800 + "x+1" + ")" * 800 + "}"]
+
+
+@pytest.mark.parametrize("answer", HANGS, ids=["tower", "factorials", "nesting"])
+def test_what_hangs_math_verify_is_undecided_in_time(answer: str) -> None:
+    with WorkerPool(seconds=1) as pool:
+        pool.load({"op": "load-math"})
+        start = time.monotonic()
+        verdict = math(pool, answer, "18")
+        assert time.monotonic() - start < 3
+        assert verdict.outcome == "undecided" and "timed out after 1 s" in verdict.reason
+        assert math(pool, "$x+1$", "1+x").outcome == "correct"
+
+
+def test_a_right_answer_after_ten_megabytes(pool: WorkerPool) -> None:
+    prose = "word " * 2_000_000
+    start = time.process_time()
+    assert verify(prose + "\nThe total is 18.", "18").outcome == "correct"
+    assert math(pool, prose + "\nA: 18", "18").outcome == "correct"
+    cut = math(pool, prose + "so it is $x^2+1$", "1+x^2")
+    assert cut.outcome == "correct" and "cut" in cut.reason
+    assert math(pool, prose + "so it is $x^2+2$", "1+x^2").outcome == "undecided"
+    assert time.process_time() - start < 4
+
+
+def test_threads_other_than_the_main_one(pool: WorkerPool) -> None:
+    found: list[Verdict] = []
+    threads = [threading.Thread(target=lambda: found.append(math(pool, "$x+1$", "1+x"))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [verdict.outcome for verdict in found] == ["correct"] * 4
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_judge_keeps_the_order_and_reports_progress(workers: int) -> None:
+    problems = {str(i): Problem(str(i), "q", f"{i}+x" if i % 2 else str(i), "math") for i in range(10)}
+    traces = [
+        Trace(f"{i}-{k}", str(i), k, "m", f"$x+{i}$" if i % 2 else f"{i + k}")
+        for i in range(10)
+        for k in (0, 1)
+    ]
+    seen: list[tuple[int, int, str]] = []
+    verdicts = list(judge(problems, traces, workers=workers, progress=lambda *step: seen.append(step)))
+    assert [verdict.trace_id for verdict in verdicts] == [trace.id for trace in traces]
+    assert all(verdict.seconds > 0 for verdict in verdicts)
+    assert [verdict.outcome for verdict in verdicts[:4]] == ["correct", "incorrect", "correct", "correct"]
+    assert [step[:2] for step in seen] == [(n, 20) for n in range(1, 21)]
+
+
+def test_a_caller_that_stops_early_does_not_wait() -> None:
+    problems = {"p": Problem("p", "q", "18", "math")}
+    traces = [Trace(str(i), "p", i, "m", "18" if i < 16 else "9^{9^{9^{9}}}") for i in range(32)]
+    stream = judge(problems, traces, workers=2, seconds=60)
+    assert next(stream).outcome == "correct"
+    start = time.monotonic()
+    stream.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 5
+
+
+def test_a_trace_of_an_unknown_problem_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="'nowhere'"):
+        list(judge({}, [Trace("t", "nowhere", 0, "m", "18")]))
+
+
+@given(st.text(), st.text() | st.none())
+def test_no_text_raises_and_no_gold_is_never_right(answer: str, gold: str | None) -> None:
+    for kind in ("number", "exact"):
+        verdict = verify(answer, gold, kind)
+        assert gold is not None or verdict.outcome == "undecided"
+
+
+@given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
+def test_two_whole_numbers_are_right_only_when_equal(answer: int, gold: int) -> None:
+    assert (verify(f"So it is {answer}.", str(gold)).outcome == "correct") == (answer == gold)
+    assert verify(f"So it is {gold}.", str(gold)).outcome == "correct"
