@@ -12,7 +12,7 @@ import copy
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,22 +45,25 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 @dataclass(frozen=True)
 class Document:
     """Plain data and where it came from: `source` names the file, `lines` maps the place of a key to its
-    line, `set` holds the places that `--set` wrote."""
+    line, `overridden` holds the places that `--set` wrote. `hidden` counts the first keys that messages
+    leave out: a verb knows its settings as options, not as keys of a stage."""
 
     data: dict[str, Any]
     source: str
     lines: Mapping[Place, int] = field(default_factory=dict)
     overridden: frozenset[Place] = frozenset()
+    hidden: int = 0
 
     def where(self, place: Place) -> str:
         """`recipe.yaml:12: stages.arm.steps` for messages; the nearest enclosing key that has a line."""
-        dotted = ".".join(str(part) for part in place)
+        dotted = ".".join(str(part) for part in place[self.hidden :])
         for length in range(len(place), 0, -1):
             if place[:length] in self.overridden:
                 return f"--set {dotted}"
             if place[:length] in self.lines:
                 return f"{self.source}:{self.lines[place[:length]]}: {dotted}"
-        return f"{self.source}: {dotted}" if dotted else self.source
+        option = dotted.replace("_", "-") if self.hidden else dotted
+        return f"{self.source}: {'--' if self.hidden else ''}{option}" if dotted else self.source
 
 
 def read_document(path: Path) -> Document:
@@ -164,7 +167,7 @@ def override(document: Document, settings: Sequence[str]) -> Document:
                 raise UsageError(f"--set {dotted}: no stage {parts[1]!r}{nearest(parts[1], stages)}")
         value = parse_value(text, f"--set {dotted}") if text.strip() else ""
         overridden.add(_write(data, parts, value, dotted))
-    return Document(data, document.source, document.lines, frozenset(overridden))
+    return replace(document, data=data, overridden=frozenset(overridden))
 
 
 def _write(data: dict[str, Any], parts: list[str], value: Any, dotted: str) -> Place:

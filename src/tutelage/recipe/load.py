@@ -114,10 +114,11 @@ def build_recipe(
     kinds: Mapping[str, StageKind] | None = None,
     folder: Path | None = None,
     source: str = "recipe",
+    hidden: int = 0,
 ) -> Recipe:
-    """The same from Python: `data` is what the YAML would hold; `folder` is where relative paths are
-    looked up."""
-    document = Document(json.loads(json.dumps(data)), source)
+    """The same from Python: `data` is what the YAML would hold; `folder` is where relative paths are looked
+    up; `source` and `hidden` are for messages, as in Document."""
+    document = Document(json.loads(json.dumps(data)), source, hidden=hidden)
     return _check(override(document, overrides), (folder or Path.cwd()).resolve(), kinds)
 
 

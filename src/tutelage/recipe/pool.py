@@ -13,12 +13,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from tutelage.recipe.load import Recipe
-from tutelage.recipe.manifest import Manifest
 from tutelage.recipe.plan import Job
 
 # One thread in each library that would start a pool of its own; quiet libraries; same set order in every
@@ -112,15 +112,8 @@ def cause(status: int) -> str:
     return f"was killed by signal {name}{hint}"
 
 
-def job_message(recipe: Recipe, job: Job, manifest: Manifest, jobs: Sequence[Job]) -> dict[str, Any]:
-    """The job as the worker gets it."""
-    run_dir = manifest.run_dir
-    seen: dict[str, Any] = {}
-    if job.kind.sees_run:
-        planned = {each.id for each in jobs}
-        content = manifest.plain()
-        content["jobs"] = {name: entry for name, entry in content["jobs"].items() if name in planned}
-        seen = {**content, "recipe": recipe.resolved()}
+def job_message(recipe: Recipe, job: Job, run_dir: Path, seen: Mapping[str, Any]) -> dict[str, Any]:
+    """The job as a worker gets it; `seen` is what a kind that `sees_run` is shown."""
     config_class = type(job.config)
     return {
         "id": job.id,
@@ -144,5 +137,5 @@ def job_message(recipe: Recipe, job: Job, manifest: Manifest, jobs: Sequence[Job
         "run_dir": str(run_dir),
         "ledger": str(run_dir / "ledger.sqlite"),
         "threads": recipe.threads,
-        "seen": seen,
+        "seen": dict(seen),
     }

@@ -207,8 +207,18 @@ class _Run:
         self.manifest.forget(job.id)
         self.states[job.id] = "running"
         worker.job = job.id
-        worker.send({"job": job_message(self.recipe, job, self.manifest, self.jobs)})
+        message = job_message(self.recipe, job, self.manifest.run_dir, self._seen(job))
+        worker.send({"job": message})
         self.display.started(job.id)
+
+    def _seen(self, job: Job) -> dict[str, Any]:
+        """The manifest as a kind that `sees_run` is shown it: jobs of this plan only, and the recipe."""
+        if not job.kind.sees_run:
+            return {}
+        planned = {each.id for each in self.jobs}
+        content = self.manifest.plain()
+        content["jobs"] = {name: entry for name, entry in content["jobs"].items() if name in planned}
+        return {**content, "recipe": self.recipe.resolved()}
 
     def _hear(self, source: Any, selector: selectors.BaseSelector) -> None:
         worker: Worker = source

@@ -71,13 +71,7 @@ def answer(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
     began = time.monotonic()
     print(f"--- {job['id']} starts", file=sys.stderr, flush=True)
     try:
-        metrics = _run(job, send)
-        outputs = {}
-        for name, path in job["outputs"].items():
-            digest = content_hash(Path(path))
-            if digest is None:
-                raise RuntimeError(f"the stage did not write its output {name!r} ({path})")
-            outputs[name] = digest
+        metrics, outputs = perform(job, send)
         seconds = round(time.monotonic() - began, 3)
         print(f"--- {job['id']} done in {seconds:.1f} s", file=sys.stderr, flush=True)
         return {"done": {"metrics": metrics, "outputs": outputs, "seconds": seconds}}
@@ -87,7 +81,9 @@ def answer(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
         return {"error": _describe(error, job["id"])}
 
 
-def _run(job: Mapping[str, Any], send: Send) -> Any:
+def perform(job: Mapping[str, Any], send: Send) -> tuple[dict[str, Any], dict[str, str]]:
+    """Run one job here; gives its metrics and the content hash of each output. Raises whatever the stage
+    raises."""
     last = [0.0]
 
     def progress(done: int, total: int, note: str) -> None:
@@ -122,7 +118,13 @@ def _run(job: Mapping[str, Any], send: Send) -> Any:
             run=job["seen"],
         )
     )
-    return json.loads(json.dumps(metrics if metrics is not None else {}, allow_nan=False))
+    hashes = {}
+    for name, path in outputs.items():
+        digest = content_hash(path)
+        if digest is None:
+            raise RuntimeError(f"the stage did not write its output {name!r} ({path})")
+        hashes[name] = digest
+    return json.loads(json.dumps(metrics if metrics is not None else {}, allow_nan=False)), hashes
 
 
 def _describe(error: BaseException, job_id: str) -> dict[str, Any]:
