@@ -18,7 +18,7 @@ def value(numeral: str) -> int:
 
 
 def check(problem: Problem, trace: Trace) -> bool | float:
-    """True for the standard numeral, 0.5 for the right value in another spelling (IIII for IV), else False."""
+    """True for the standard numeral, 0.5 for the right value spelled otherwise (IIII for IV), else False."""
     capitals = re.findall(r"\b[MDCLXVI]+\b", trace.answer) or re.findall(
         r"\b[MDCLXVI]+\b", trace.answer.upper()
     )
