@@ -24,7 +24,10 @@ def test_the_sample_reads_as_three_plain_sentences() -> None:
     data = summary()
     told = three_sentences(read_arms(data), read_comparisons(data), read_curve(data), "")
     assert len(told) == 3
-    assert told[0].startswith("The best student, “teacher”, answers 82.9\u00a0% [79.2,\u00a086.6] and")
+    assert told[0].startswith(
+        "The student with the highest measured accuracy, “teacher”, answers 82.9\u00a0%"
+    )
+    assert "[79.2,\u00a086.6] and" in told[0]
     assert "400 test problems" in told[0]
     assert "the base it started from answers 8.1\u00a0%" in told[0]
     assert "“teacher” beats “human-terse” (+43.0 and +41.0 points)" in told[1]
@@ -35,7 +38,8 @@ def test_the_sample_reads_as_three_plain_sentences() -> None:
 def test_a_difference_that_holds_on_one_seed_only_is_not_shown() -> None:
     rows = [comparison("x", "y", 1, 0.02, 0.1), comparison("x", "y", 2, -0.01, 0.07)]
     text = shown(read_comparisons({"comparisons": rows}))
-    assert "No difference between the students is shown" in text
+    assert "No difference is shown on every seed" in text
+    assert "not shown: “x” against “y” (+6.0 and +3.0 points) (differences on the same 400 problems)" in text
     assert "beats" not in text
 
 
@@ -53,7 +57,7 @@ def test_an_interval_that_touches_zero_is_not_shown() -> None:
 
 def test_opposite_results_on_two_seeds_are_not_shown() -> None:
     rows = [comparison("x", "y", 1, 0.02, 0.1), comparison("x", "y", 2, -0.1, -0.02)]
-    assert "No difference" in shown(read_comparisons({"comparisons": rows}))
+    assert "No difference is shown" in shown(read_comparisons({"comparisons": rows}))
 
 
 def test_waiting_stops_at_the_first_point_no_later_one_rises_above() -> None:

@@ -96,6 +96,8 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         points=points,
         panels=list(zip(curve.panels(points, curve.WIDE), curve.panels(points, curve.NARROW), strict=True)),
         main_arm=curve.main_arm(points) if points else "",
+        others=len({point.arm for point in points}) > 1,
+        waited=any(point.method == "wait" for point in points),
         logarithmic=curve.is_logarithmic(points),
         unplaced=sum(point.tokens is None for point in points),
         method_notes=[note for name, note in METHOD_NOTES.items() if any(p.method == name for p in points)],

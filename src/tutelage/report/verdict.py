@@ -33,7 +33,8 @@ def best_arm(arms: Sequence[Arm]) -> str:
     ranked = sorted(by_name, key=lambda name: _mean(arm.accuracy for arm in by_name[name]))
     best, low = ranked[-1], "base" if "base" in by_name else ranked[0]
     n = by_name[best][0].n
-    text = f"The best student, “{best}”, answers {_each_seed(by_name[best])} of {n:,} test problems right"
+    text = f"The student with the highest measured accuracy, “{best}”, "
+    text += f"answers {_each_seed(by_name[best])} of {n:,} test problems right"
     if low == best:
         return text + "."
     name = "the base it started from" if low == "base" else f"the weakest, “{low}”,"
@@ -60,12 +61,11 @@ def shown(comparisons: Sequence[Comparison]) -> str:
     if better or worse:
         parts.append(f"Shown {on}with a 95 % interval that excludes zero: {listing(better + worse)}")
     else:
-        parts.append("No difference between the students is shown: each 95 % interval includes zero")
-    if open_ and (better or worse):
-        parts.append(f"not shown: {listing(open_)}")
-    elif not open_:
-        parts.append("every comparison of this run holds")
-    return "; ".join(parts) + "."
+        parts.append(f"No difference is shown {on}with a 95 % interval that excludes zero")
+    parts.append(f"not shown: {listing(open_)}" if open_ else "every comparison of this run holds")
+    sizes_n = sorted({row.n for row in comparisons})
+    problems = f"{sizes_n[0]:,}" if len(sizes_n) == 1 else f"{sizes_n[0]:,} to {sizes_n[-1]:,}"
+    return "; ".join(parts) + f" (differences on the same {problems} problems)."
 
 
 def thinking(curve: Sequence[Point]) -> str:
@@ -91,7 +91,7 @@ def thinking(curve: Sequence[Point]) -> str:
     votes = [p for p in mine if p.method == "vote" and p.seed == peak.seed]
     if votes:
         text += f", and {_at(max(votes, key=lambda p: p.accuracy))} by majority vote"
-    return text + "."
+    return f"{text} ({peak.n:,} problems)."
 
 
 def waiting_stops(points: Iterable[Point]) -> Point | None:
@@ -124,7 +124,8 @@ def _most_and_least(curve: Sequence[Point]) -> str:
     if len(known) < 2:
         return ""
     best, least = max(known, key=lambda p: p.accuracy), min(known, key=lambda p: p.tokens or 0.0)
-    return f"The most accurate thinking setting gives {_at(best)}; the shortest gives {_at(least)}."
+    text = f"The most accurate thinking setting gives {_at(best)}; the shortest gives {_at(least)}"
+    return f"{text} ({best.n:,} problems)."
 
 
 def _stop(point: Point) -> str:
