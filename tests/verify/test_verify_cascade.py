@@ -124,6 +124,11 @@ def test_math(pool: WorkerPool, answer: str, gold: str, outcome: str) -> None:
     assert verdict.reason and len(verdict.reason) < 500 and len(verdict.extracted or "") <= 1000
 
 
+def test_gold_goes_first(pool: WorkerPool) -> None:
+    assert math(pool, r"\boxed{(1,2)}", "1 < x < 2").outcome == "correct"
+    assert math(pool, r"\boxed{1 < x < 2}", "(1,2)").outcome != "correct"  # the library is not symmetric
+
+
 def test_model_text_is_not_executed(pool: WorkerPool, tmp_path_factory: pytest.TempPathFactory) -> None:
     mark = tmp_path_factory.mktemp("x") / "mark"
     for answer in (f"__import__('os').system('touch {mark}')", f"$open('{mark}','w')$"):
@@ -134,13 +139,17 @@ def test_model_text_is_not_executed(pool: WorkerPool, tmp_path_factory: pytest.T
 HANGS = ["9^{9^{9^{9}}}", "((9!)!)!", r"\boxed{" + "(" * 800 + "x+1" + ")" * 800 + "}"]
 
 
-@pytest.mark.parametrize("answer", HANGS, ids=["tower", "factorials", "nesting"])
+@pytest.mark.parametrize(
+    "answer",
+    [HANGS[0], *(pytest.param(answer, marks=pytest.mark.slow) for answer in HANGS[1:])],
+    ids=["tower", "factorials", "nesting"],
+)
 def test_what_hangs_math_verify_is_undecided_in_time(answer: str) -> None:
     with WorkerPool(seconds=1) as pool:
         pool.load({"op": "load-math"})
         start = time.monotonic()
         verdict = math(pool, answer, "18")
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 4
         assert verdict.outcome == "undecided" and "timed out after 1 s" in verdict.reason
         assert math(pool, "$x+1$", "1+x").outcome == "correct"
 

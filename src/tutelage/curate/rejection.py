@@ -2,7 +2,7 @@
 
 Promises: deterministic (problems in the order of their first trace, samples by their number); with `correct`
 only traces with the verdict `correct` stay, and a trace without a verdict is an error, not a guess; every
-trace that does not stay has a drop with its reason; a trace that a kept one supersedes never stays.
+trace that does not stay has a drop with its reason; a trace that another one supersedes never stays.
 Does not: judge, or prefer short or long traces: the first sample that passes is taken, which leaves the
 teacher's distribution given "correct" as it is.
 """

@@ -5,7 +5,8 @@
 Promises: the order of the source; ids that do not change between runs (the id column, else a hash of source
 and question; a repeated question gets an id of its own, dropping it is curation); every error is one
 UsageError that names file, line and what is wrong; a file of Problem records written by us comes back as it
-was. Does not: skip a bad row, filter, or load `datasets` unless a Hub name is given.
+was.
+Does not: skip a bad row, filter, or load `datasets` unless a Hub name is given.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Promises: one verdict per trace, in the order of the traces, whatever the text; 
 something unparseable is `undecided` with the reason, never `incorrect`; a missing gold answer is never
 counted right; unknown checkers and missing user functions are a UsageError before the first trace is read.
 Only the answer is judged: the thinking is never searched, and how the reply ended (`finish_reason`) is not
-consulted. Does not: filter or repair; `undecided` is for a person, or a judge, to settle.
+consulted.
+Does not: filter or repair; `undecided` is for a person, or a judge, to settle.
 """
 
 from __future__ import annotations

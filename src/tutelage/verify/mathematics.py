@@ -3,8 +3,8 @@ r"""Mathematical equality by math-verify, as it runs inside a worker process.
 Promises: gold goes first (the comparison is not symmetric); each gold is parsed once per worker; what cannot
 be parsed, or makes the library raise, is `undecided` with the reason, never `incorrect`; a "yes" of the
 library about two numbers is checked again at 30 digits, because it rounds at 6 decimals and so takes 2^-99
-for 2^-98. Does not: limit time or memory. The caller kills the process (`workers`); nothing here may run in
-ours.
+for 2^-98.
+Does not: limit time or memory. The caller kills the process (`workers`); nothing here may run in ours.
 
 math-verify's own timeouts are off: they use SIGALRM, work in the main thread only, and come out as "no".
 """

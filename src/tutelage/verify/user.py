@@ -2,10 +2,12 @@
 
 Named in `Problem.checker` as `path/to/file.py:function` or `package.module:function`. It may return a
 Verdict, a bool, or a score: 1 is correct, 0 is incorrect, anything between is undecided with the score in the
-reason. Promises: `is_user_checker` and `absolute` run none of the user's code; a file or function that is
+reason.
+Promises: `is_user_checker` and `absolute` run none of the user's code; a file or function that is
 missing is a UsageError that names it; an exception in the function becomes an undecided verdict with a
-one-line reason. Does not: limit time or memory (`workers` does). Relative paths are meant from the current
-directory."""
+one-line reason.
+Does not: limit time or memory (`workers` does). Relative paths are meant from the current directory.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Promises: a request is answered or fails within its seconds of wall time (plus the start of a fresh worker);
 a worker that hangs, dies or runs out of memory is killed with everything it started and replaced on the next
 request; usable from any thread; never forks or re-imports the caller's main module (`python -m`); closing
-leaves no process behind. Does not: judge, retry, or queue beyond the number of workers (callers wait).
+leaves no process behind.
+Does not: judge, retry, or queue beyond the number of workers (callers wait).
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class _Worker:
 
 class WorkerPool:
     """Use as a context manager. `seconds` is the wall time for one request, `memory_bytes` the address space
-    of one worker. Workers start when first needed."""
+    of one worker. Workers start when first needed; `memory_limited` then tells whether this system can
+    limit memory (macOS cannot)."""
 
     def __init__(self, workers: int = 1, seconds: float = 5.0, memory_bytes: int = MEMORY_BYTES) -> None:
         if workers < 1:
@@ -46,6 +48,7 @@ class WorkerPool:
             raise UsageError(f"seconds is {seconds}; it must be more than 0")
         self.seconds = seconds
         self.memory_bytes = memory_bytes
+        self.memory_limited: bool | None = None
         self._slots = threading.BoundedSemaphore(workers)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
@@ -118,6 +121,7 @@ class WorkerPool:
         reply = self._exchange(worker, None, START_SECONDS)
         if "failed" in reply:
             raise UsageError(f"the checking worker does not start: {reply['failed']}")
+        self.memory_limited = reply["memory_limited"]
         return worker
 
     def _give(self, worker: _Worker) -> None:
