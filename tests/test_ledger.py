@@ -1,4 +1,4 @@
-"""ledger: nothing paid for is lost or bought twice, whatever happens to the process, the disk or the clock."""
+"""ledger: nothing paid for is lost or bought twice, whatever happens to process, disk or clock."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def test_nobody_there_is_said_so() -> None:
         async with open_post(url, 1) as post_:
             await post_(url, b"{}", HEADERS, 5.0)
 
-    with pytest.raises(WireError, match="cannot connect to http://127.0.0.1") as caught:
+    with pytest.raises(WireError, match=r"cannot connect to http://127\.0\.0\.1") as caught:
         asyncio.run(run())
     assert caught.value.kind == "connect"
 

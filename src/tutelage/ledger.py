@@ -267,38 +267,22 @@ class Ledger:
 
     def get_many(self, keys: Sequence[str]) -> Iterator[Row]:
         """The rows of those `keys` that exist, in no particular order."""
-        with self._guard():
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                rows = self._db.execute(
-                    f"SELECT {_COLUMNS} FROM replies WHERE key IN ({marks})",
-                    part,
-                ).fetchall()
-                for key, teacher, sample, request, state, reason, prompt, completion, cost, raw in rows:
-                    yield Row(
-                        key,
-                        teacher,
-                        sample,
-                        request,
-                        state,
-                        reason,
-                        prompt,
-                        completion,
-                        _from_pico(cost),
-                        raw,
-                    )
+        for row in self._select(_COLUMNS, keys):
+            *told, cost, raw = row
+            yield Row(*told, cost=_from_pico(cost), raw=raw)  # type: ignore[misc]
 
     def states(self, keys: Sequence[str]) -> dict[str, tuple[State, bool]]:
         """State of those `keys` that exist, and whether a raw reply is here; cheaper than the rows."""
-        found: dict[str, tuple[State, bool]] = {}
-        with self._guard():
-            for start in range(0, len(keys), 500):
-                part = keys[start : start + 500]
-                marks = ",".join("?" * len(part))
-                sql = f"SELECT key, state, raw IS NOT NULL FROM replies WHERE key IN ({marks})"
-                found.update((key, (state, bool(here))) for key, state, here in self._db.execute(sql, part))
-        return found
+        rows = self._select("key, state, raw IS NOT NULL", keys)
+        return {key: (state, bool(here)) for key, state, here in rows}
+
+    def _select(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            sql = f"SELECT {columns} FROM replies WHERE key IN ({','.join('?' * len(part))})"
+            with self._guard():
+                rows = self._db.execute(sql, part).fetchall()
+            yield from rows
 
     def spent(self, teacher: str) -> Decimal:
         """US dollars that count against the budget of `teacher`: known costs, and for replies without a known
@@ -380,25 +364,35 @@ class Ledger:
         """Keep a paid reply. When this returns the reply is on disk; only then may it be read.
 
         If another process has answered `key` meanwhile (ours was taken for dead), its reply stays."""
+        self.store_many([(key, raw)])
+
+    def store_many(self, replies: Iterable[tuple[str, bytes]]) -> None:
+        """Keep paid replies that came together, in one transaction that is on disk when this returns."""
         with self._write(durable=True):
-            self._db.execute(
-                "UPDATE replies SET raw=?, updated=? WHERE key=? AND (holder=? OR raw IS NULL)",
-                (raw, time.time(), key, self._token),
-            )
+            for key, raw in replies:
+                self._store(key, raw)
+
+    def _store(self, key: str, raw: bytes) -> None:
+        self._db.execute(
+            "UPDATE replies SET raw=?, updated=? WHERE key=? AND (holder=? OR raw IS NULL)",
+            (raw, time.time(), key, self._token),
+        )
 
     def settle(self, key: str, found: Settled) -> None:
         """Write down what reading the reply of `key` found, and end the claim."""
+        self.settle_many([(key, found)])
+
+    def settle_many(self, findings: Iterable[tuple[str, Settled]]) -> None:
+        """`settle` for many, in one transaction."""
         with self._write():
-            self._settle(key, found)
+            for key, found in findings:
+                self._settle(key, found)
 
     def record(self, answers: Iterable[tuple[str, bytes, Settled]]) -> None:
         """Store and settle claimed replies that cost nothing to make again, in one transaction."""
         with self._write():
             for key, raw, found in answers:
-                self._db.execute(
-                    "UPDATE replies SET raw=? WHERE key=? AND (holder=? OR raw IS NULL)",
-                    (raw, key, self._token),
-                )
+                self._store(key, raw)
                 self._settle(key, found)
 
     def _settle(self, key: str, found: Settled) -> None:

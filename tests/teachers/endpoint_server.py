@@ -1,4 +1,4 @@
-"""A real OpenAI-like server on loopback that does what a test's script says, and remembers what it was asked."""
+"""A real OpenAI-like server on loopback that does what a test says, and remembers what it was asked."""
 
 from __future__ import annotations
 

@@ -106,11 +106,11 @@ def test_no_text_is_lost_or_made_up(parts: list[str]) -> None:
     "piece", ["<think>", "</think>", "<think></think>", "x<think>", "<think>a</thinking>"]
 )
 @pytest.mark.parametrize("finish", ["stop", "length"])
-def test_ten_megabytes_of_tags_are_read_in_linear_time(piece: str, finish: str) -> None:
-    text = "x" + piece * (5_000_000 // len(piece))
+def test_megabytes_of_tags_are_read_in_linear_time(piece: str, finish: str) -> None:
+    text = "x" + piece * (2_000_000 // len(piece))
     start = time.perf_counter()
     split_tags(text, finish_reason=finish)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 2
 
 
 # --- how it ended, what it counts ---

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from endpoint_server import problems
@@ -121,8 +122,6 @@ def test_progress_tells_done_and_total(tmp_path: Path) -> None:
 
 def test_a_claim_of_another_process_is_waited_for(tmp_path: Path) -> None:
     """Two collects share the work; neither buys what the other one has claimed."""
-    from threading import Thread
-
     results: list[CollectResult] = []
     calls: list[tuple[str, int]] = []
 

@@ -7,6 +7,7 @@ Does not: send (see `purchase`), judge, or count tokens itself: counts are the s
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,11 @@ def check(teacher: EndpointTeacher) -> None:
     for group in ("sampling", "extra"):
         if taken := sorted(mine & getattr(teacher, group).keys()):
             raise UsageError(f"{group}.{taken[0]}: this field is set by the teacher itself, or not supported")
+        for name, value in getattr(teacher, group).items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{group}.{name}: cannot be sent as JSON ({error})") from error
     if twice := sorted(teacher.sampling.keys() & teacher.extra.keys()):
         raise UsageError(f"extra.{twice[0]}: also given in sampling")
     if "{question}" not in teacher.prompt:

@@ -1,6 +1,7 @@
 """Buys orders from an endpoint: many at a time, each reply stored before it is read, failures tried again.
 
 Promises
+- A reply is on disk before it is read; replies that arrive in the same instant share the wait for the disk.
 - A fixed number of requests is in flight. A rate limit (429) makes all of them wait as long as the server
   asks and uses up no retry; server errors, timeouts, broken connections and broken replies do, then the order
   is `failed` with its reason and the others go on.
@@ -20,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tutelage.errors import BudgetError, PartialError, TutelageError, UsageError
-from tutelage.ledger import BEAT_SECONDS, Ledger, Settled
+from tutelage.ledger import BEAT_SECONDS, Claim, Ledger, Settled
 from tutelage.teachers import rate
+from tutelage.teachers.batch import Batch
 from tutelage.teachers.endpoint import EndpointTeacher, read, read_key, settled
 from tutelage.teachers.orders import Bought, Order
 from tutelage.teachers.replies import error_text, load_json, one_line
@@ -55,18 +57,56 @@ class _Run:
     failed: int = 0
     active: int = 0
     not_before: float = 0.0
-    stop: TutelageError | None = None
+    stop: str = ""
+    broke: bool = False
     moved: asyncio.Condition = field(default_factory=asyncio.Condition)
+    claims: Batch[Order, tuple[Claim, bool]] = field(init=False)
+    stores: Batch[tuple[str, bytes], None] = field(init=False)
+    settles: Batch[tuple[str, Settled], None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.claims = Batch(self._claim)
+        self.stores = Batch(self._store)
+        self.settles = Batch(self._settle)
+
+    def _store(self, replies: Sequence[tuple[str, bytes]]) -> list[None]:
+        self.ledger.store_many(replies)
+        return [None] * len(replies)
+
+    def _settle(self, findings: Sequence[tuple[str, Settled]]) -> list[None]:
+        self.ledger.settle_many(findings)
+        return [None] * len(findings)
+
+    def _claim(self, orders: Sequence[Order]) -> list[tuple[Claim, bool]]:
+        """The claim of each order, and whether nothing of ours is in flight after these."""
+        claims = self.ledger.owe([order.debt for order in orders], self.teacher.budget)
+        answer = [claims[order.debt.key] for order in orders]
+        # Counted here and not by the tasks, which wake up later: an order that a budget does not allow must
+        # wait for those that hold a reservation.
+        self.active += answer.count("yours")
+        return [(claim, not self.active) for claim in answer]
+
+    async def give_back(self) -> None:
+        """One order is no longer in flight."""
+        self.active -= 1
+        async with self.moved:
+            self.moved.notify_all()
 
     def hide(self, text: str) -> str:
         """`text` without the key, should the server send it back."""
         return text.replace(self.key, "***") if self.key else text
 
     def give_up(self, why: str) -> None:
-        """Take no further orders."""
+        """Take no further orders; what is in flight comes in before `ending` says why."""
+        self.stop = self.stop or why
+
+    def ending(self) -> TutelageError:
+        """The error for `stop`, once nothing is in flight any more."""
+        if self.broke:
+            return BudgetError(self.stop)
         kind = PartialError if self.bought else UsageError
         saved = f"; {len(self.bought)} new replies are saved" if self.bought else ""
-        self.stop = self.stop or kind(f"{self.teacher.url}: {why}{saved}")
+        return kind(f"{self.teacher.url}: {self.stop}{saved}")
 
 
 def buy(
@@ -104,8 +144,9 @@ async def _buy(
             raise _first(group_error) from None
         finally:
             beats.cancel()
-    if run.stop is not None:
-        raise run.stop
+            run.stores.flush()  # replies that came in the turn of the loop that was interrupted
+    if run.stop:
+        raise run.ending()
     return Bought(frozenset(run.bought), tuple(run.held))
 
 
@@ -123,25 +164,20 @@ async def _beat(ledger: Ledger) -> None:
 
 async def _work(run: _Run) -> None:
     for order in run.todo:
-        if run.stop is not None:
+        if run.stop:
             return
         if not await _claim(run, order):
             continue
-        run.active += 1
         try:
             await _answer(run, order)
         finally:
-            run.active -= 1
-            async with run.moved:
-                run.moved.notify_all()
+            await run.give_back()
 
 
 async def _claim(run: _Run, order: Order) -> bool:
     """Whether `order` is ours to send now. Waits for reservations to come free where a budget is tight."""
-    while run.stop is None:
-        # Noted before asking: a reply that comes while we wait for the lock frees what it had reserved.
-        idle = run.active == 0
-        claim = run.ledger.owe([order.debt], run.teacher.budget)[order.debt.key]
+    while not run.stop:
+        claim, idle = await run.claims.put(order)
         if claim == "held":
             run.held.append(order)
         if claim == "stored":
@@ -154,7 +190,8 @@ async def _claim(run: _Run, order: Order) -> bool:
                     await run.moved.wait()
             continue
         spent = run.ledger.spent(order.debt.teacher)
-        run.stop = BudgetError(
+        run.broke = True
+        run.give_up(
             f"budget: ${run.teacher.budget} for {run.teacher.maker} is used up (spent ${spent:f}, the next "
             f"request may cost ${order.debt.reserve:f}); all replies are saved, raise it to go on"
         )
@@ -163,7 +200,7 @@ async def _claim(run: _Run, order: Order) -> bool:
 
 async def _answer(run: _Run, order: Order) -> None:
     """Send one claimed order until it is answered, hopeless, or out of time."""
-    key, ledger = order.debt.key, run.ledger
+    key = order.debt.key
     tries, limits, reason, kind = 0, 0, "no time left", ""
     kinds: set[str] = set()
     end = time.monotonic() + run.teacher.deadline_s
@@ -175,8 +212,8 @@ async def _answer(run: _Run, order: Order) -> None:
                 break
             await asyncio.sleep(pause)
             continue
-        if run.stop is not None:
-            ledger.release([key])
+        if run.stop:
+            run.ledger.release([key])
             return
         try:
             reply = await _send(run, order, end)
@@ -184,10 +221,10 @@ async def _answer(run: _Run, order: Order) -> None:
             reason, wait, kind = str(error), None, error.kind
         else:
             if reply.status == 200:
-                ledger.store(key, reply.raw)
+                await run.stores.put((key, reply.raw))
                 found = read(run.teacher, reply.raw)
                 if found.state != "failed":
-                    ledger.settle(key, settled(run.teacher, found))
+                    await run.settles.put((key, settled(run.teacher, found)))
                     run.bought.add(key)
                     run.tick(1, "")
                     return
@@ -196,7 +233,7 @@ async def _answer(run: _Run, order: Order) -> None:
                 reason = _status_text(run, reply)
             wait, kind = rate.retry_after(reply.headers), str(reply.status)
             if _useless(reply):
-                ledger.settle(key, Settled("failed", reason))
+                await run.settles.put((key, Settled("failed", reason)))
                 run.give_up(f"{_why(reply)} ({reason})")
                 return
             if reply.status == 429:
@@ -217,7 +254,7 @@ async def _answer(run: _Run, order: Order) -> None:
             if time.monotonic() + pause > end:
                 break
             await asyncio.sleep(pause)
-    ledger.settle(key, Settled("failed", reason))
+    await run.settles.put((key, Settled("failed", reason)))
     run.failed += 1
     run.tick(1, f"failed: {reason}")
     if not run.bought and (kinds == {"connect"} or run.failed >= HOPELESS):

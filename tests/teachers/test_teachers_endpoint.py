@@ -1,0 +1,176 @@
+"""endpoint: the body says exactly what the settings say, and the key is nowhere but in the header."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from datetime import date
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage.errors import UsageError
+from tutelage.records import Problem
+from tutelage.teachers.endpoint import EndpointTeacher, check, orders, read_key, request_body
+from tutelage.teachers.money import price
+
+TEACHER = EndpointTeacher("http://host/v1", "m")
+PROBLEM = Problem(id="p", question="2+2? {braces} {0}")
+
+
+def test_a_plain_chat_body() -> None:
+    assert request_body(TEACHER, PROBLEM, 3) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": PROBLEM.question}],
+    }
+
+
+def test_every_setting_is_in_the_body() -> None:
+    teacher = replace(
+        TEACHER,
+        system="Be brief.",
+        prompt="Q: {question}\nA:",
+        sampling={"temperature": 0.5},
+        extra={"chat_template_kwargs": {"enable_thinking": True}},
+        max_tokens=9,
+        max_tokens_field="max_completion_tokens",
+        seed=40,
+    )
+    assert request_body(teacher, PROBLEM, 2) == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"Q: {PROBLEM.question}\nA:"},
+        ],
+        "max_completion_tokens": 9,
+        "seed": 42,
+        "temperature": 0.5,
+        "chat_template_kwargs": {"enable_thinking": True},
+    }
+
+
+def test_text_completions_have_a_prompt() -> None:
+    teacher = replace(TEACHER, api="completions", prompt="{question}\n<think>")
+    assert request_body(teacher, PROBLEM, 0) == {"model": "m", "prompt": f"{PROBLEM.question}\n<think>"}
+    assert teacher.url == "http://host/v1/completions"
+    assert TEACHER.url == "http://host/v1/chat/completions"
+
+
+@given(st.text())
+def test_any_question_makes_a_body_that_is_utf8_json(question: str) -> None:
+    [order] = orders(TEACHER, [Problem(id="p", question=question)], 1)
+    assert json.loads(order.debt.request)["messages"][0]["content"].encode() is not None
+
+
+def test_lone_surrogates_are_replaced_before_they_are_sent() -> None:
+    assert request_body(TEACHER, Problem(id="p", question="\ud800"), 0)["messages"][0]["content"] == "?"
+
+
+def test_each_sample_has_a_key_of_its_own_with_or_without_a_seed() -> None:
+    for teacher in (TEACHER, replace(TEACHER, seed=1)):
+        keys = [order.debt.key for order in orders(teacher, [PROBLEM], 4)]
+        assert len(set(keys)) == 4
+        assert keys == [order.debt.key for order in orders(teacher, [PROBLEM], 4)]
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"base_url": "http://host2/v1"},
+    {"model": "m2"},
+    {"api": "completions"},
+    {"system": "s"},
+    {"prompt": "{question}!"},
+    {"sampling": {"temperature": 0}},
+    {"extra": {"x": 1}},
+    {"max_tokens": 5},
+    {"seed": 0},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_changes_the_request_changes_the_key(change: dict[str, Any]) -> None:
+    [one], [two] = orders(TEACHER, [PROBLEM], 1), orders(replace(TEACHER, **change), [PROBLEM], 1)
+    assert one.debt.key != two.debt.key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_url": "http://host/v1/"},
+        {"concurrency": 99},
+        {"retries": 0},
+        {"timeout_s": 1.0},
+        {"price": price(1, 1)},
+        {"budget": Decimal(1), "price": price(1, 1), "max_tokens": None},
+        {"name": "x"},
+        {"key_env": "K"},
+        {"tags": ()},
+    ],
+)
+def test_what_does_not_change_the_request_keeps_the_key(change: dict[str, Any]) -> None:
+    if "budget" in change:
+        change, base = {**change, "max_tokens": 5}, replace(TEACHER, max_tokens=5)
+    else:
+        base = TEACHER
+    [one], [two] = orders(base, [PROBLEM], 1), orders(replace(base, **change), [PROBLEM], 1)
+    assert one.debt.key == two.debt.key
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_url": "host"}, "base_url: not an address"),
+        ({"sampling": {"n": 4}}, "sampling.n: this field is set by the teacher itself"),
+        ({"extra": {"stream": True}}, "extra.stream"),
+        ({"extra": {"max_tokens": 4}}, "extra.max_tokens"),
+        ({"seed": 1, "sampling": {"seed": 4}}, "sampling.seed"),
+        ({"sampling": {"a": 1}, "extra": {"a": 1}}, "extra.a: also given in sampling"),
+        ({"extra": {"since": date(2026, 1, 1)}}, "extra.since: cannot be sent as JSON"),
+        ({"sampling": {"temperature": float("nan")}}, "sampling.temperature: cannot be sent as JSON"),
+        ({"prompt": "hi"}, "prompt: has no {question}"),
+        ({"api": "completions", "system": "s"}, "system: text completions"),
+        ({"concurrency": 0}, "concurrency: 0"),
+        ({"max_tokens": 0}, "max_tokens: 0"),
+        ({"deadline_s": 0.0}, "deadline_s: 0.0"),
+        ({"retries": -1}, "retries: -1"),
+        ({"budget": Decimal(1)}, "budget: a cap needs"),
+        ({"budget": Decimal(1), "price": price(1, 1)}, "budget: a cap needs"),
+        ({"budget": Decimal(1), "max_tokens": 1}, "budget: a cap needs"),
+    ],
+)
+def test_settings_that_cannot_work_name_their_field(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(replace(TEACHER, **change))
+    assert str(caught.value).startswith(message)
+
+
+def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_key(TEACHER) == ""
+    monkeypatch.setenv("MY_KEY", " sk-1\n")
+    teacher = replace(TEACHER, key_env="MY_KEY")
+    assert read_key(teacher) == "sk-1"
+    assert "sk-1" not in repr(teacher) + repr(asdict(teacher)) + orders(teacher, [PROBLEM], 1)[0].debt.request
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("NOT_SET", None, "key_env: the environment variable NOT_SET is not set"),
+        ("MY_KEY", "  ", "MY_KEY is not set"),
+        ("MY_KEY", "sk-secret\r\nX: y", "MY_KEY holds something that cannot be a key"),
+        ("MY_KEY", "sk-secret clé", "MY_KEY holds something that cannot be a key"),
+        ("sk-secret", None, "key_env: give the NAME"),
+    ],
+)
+def test_a_missing_or_mistaken_key_is_one_line_without_the_key(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, message: str
+) -> None:
+    if value is not None:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        read_key(replace(TEACHER, key_env=name))
+    assert message in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,381 @@
+"""purchase: a real server limits, fails, tears and lies; what is paid for is kept, failures say why."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from endpoint_server import Say, Server, completion, echo, problems, serving
+
+from tutelage.errors import BudgetError, PartialError, StorageError, UsageError
+from tutelage.ledger import Ledger
+from tutelage.teachers.collect import CollectResult, collect
+from tutelage.teachers.endpoint import EndpointTeacher
+from tutelage.teachers.money import price
+
+SECRET = "sk-do-not-show-me"
+
+
+def buy(
+    server: Server, path: Path, count: int = 4, samples: int = 1, progress: Any = None, **settings: Any
+) -> CollectResult:
+    teacher = EndpointTeacher(server.url, "m", **{"backoff_s": 0.01, "timeout_s": 5.0, **settings})
+    return collect(problems(count), teacher, samples=samples, ledger_path=path, progress=progress)
+
+
+def first_then_echo(*says: Say) -> Any:
+    """The scripted answers for the first requests, then echoes."""
+    return lambda number, body: says[number] if number < len(says) else echo(number, body)
+
+
+def rows(path: Path) -> dict[str, int]:
+    with Ledger(path) as ledger:
+        return dict(ledger.totals().states)
+
+
+def test_traces_hold_what_the_server_said(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        result = buy(
+            server, tmp_path / "l", samples=2, price=price(1, 10), sampling={"temperature": 0.5}, seed=7
+        )
+    assert [(t.problem_id, t.sample) for t in result.traces] == [
+        (f"p{p}", s) for p in range(4) for s in (0, 1)
+    ]
+    trace = result.traces[3]
+    assert (trace.thinking, trace.answer) == ("hm", "you asked What is 1?")
+    assert (trace.maker, trace.prompt_tokens, trace.cost) == ("m", 10, Decimal("0.00021"))
+    assert (trace.thinking_sampled, trace.answer_sampled, trace.closed_by) == (None, None, "unknown")
+    assert trace.settings["temperature"] == 0.5
+    assert trace.settings["seed"] == 8
+    assert trace.settings["base_url"] == server.url
+    assert (result.bought, result.reused, result.failed, result.cost) == (8, 0, [], Decimal("0.00168"))
+    assert (result.prompt_tokens, result.completion_tokens) == (80, 160)
+    assert set(server.paths) == {"/v1/chat/completions"}
+
+
+def test_running_again_asks_nothing_and_gives_the_same_traces(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        first = buy(server, tmp_path / "l")
+        second = buy(server, tmp_path / "l", concurrency=1)
+        assert len(server.bodies) == 4
+    assert (second.bought, second.reused, second.traces) == (0, 4, first.traces)
+
+
+def test_two_problems_with_the_same_text_are_asked_once(tmp_path: Path) -> None:
+    same = [problems(1)[0], problems(1)[0].__class__(id="twin", question="What is 0?")]
+    with serving(echo) as server:
+        teacher = EndpointTeacher(server.url, "m")
+        result = collect(same, teacher, samples=1, ledger_path=tmp_path / "l")
+        assert len(server.bodies) == 1
+    assert [trace.problem_id for trace in result.traces] == ["p0", "twin"]
+    assert result.traces[0].id != result.traces[1].id
+    assert result.bought == 1
+
+
+def test_concurrency_is_fixed(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say(completion(), seconds=0.02)) as server:
+        buy(server, tmp_path / "l", count=20, concurrency=3)
+        assert server.most_at_once == 3
+
+
+# --- failures that pass ---
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        Say({"error": {"message": "boom"}}, status=500),
+        Say(b"<html>bad gateway</html>", status=502),
+        Say(completion(), torn=True),
+        Say(completion(), reset=True),
+        Say(b'{"choices": [{"mess'),
+        Say({"error": {"message": "overloaded", "code": 503}}),
+        Say({"choices": []}),
+        Say({}, status=408),
+    ],
+)
+def test_what_can_pass_is_tried_again(tmp_path: Path, say: Say) -> None:
+    with serving(first_then_echo(say, say)) as server:
+        result = buy(server, tmp_path / "l", count=2, concurrency=1)
+        assert len(server.bodies) == 4
+    assert (result.bought, result.failed, rows(tmp_path / "l")) == (2, [], {"done": 2})
+
+
+def test_a_timeout_is_tried_again(tmp_path: Path) -> None:
+    with serving(first_then_echo(Say(completion(), seconds=2))) as server:
+        assert buy(server, tmp_path / "l", count=1, timeout_s=0.2).bought == 1
+        assert len(server.bodies) == 2
+
+
+def test_rate_limits_are_waited_out_and_use_up_no_retry(tmp_path: Path) -> None:
+    limit = Say({"error": {"message": "slow down"}}, status=429, headers={"Retry-After": "0.2"})
+    notes: list[str] = []
+    with serving(first_then_echo(*[limit] * 3)) as server:
+        start = time.perf_counter()
+        result = buy(
+            server,
+            tmp_path / "l",
+            3,
+            retries=0,
+            concurrency=1,
+            progress=lambda d, t, note: notes.append(note),
+        )
+        assert time.perf_counter() - start >= 0.6
+        assert len(server.bodies) == 6
+    assert (result.bought, result.failed) == (3, [])
+    assert any("rate limited" in note for note in notes)
+
+
+def test_a_rate_limit_stops_all_workers(tmp_path: Path) -> None:
+    limit = Say({}, status=429, headers={"Retry-After": "0.5"})
+    with serving(first_then_echo(limit, *[Say(completion(), seconds=0.1)] * 3)) as server:
+        start = time.perf_counter()
+        buy(server, tmp_path / "l", 20, concurrency=4)
+        # The three already on their way come back during the pause; nothing new was sent in it.
+        assert time.perf_counter() - start >= 0.5
+        assert len(server.bodies) == 21
+
+
+@pytest.mark.parametrize("headers", [{"Retry-After": "86400"}, {"Retry-After": "0"}, {}])
+def test_a_rate_limit_that_never_ends_is_bounded_by_the_deadline(
+    tmp_path: Path, headers: dict[str, str]
+) -> None:
+    with serving(lambda n, b: Say({}, status=429, headers=headers)) as server:
+        start = time.perf_counter()
+        result = buy(server, tmp_path / "l", 2, deadline_s=0.5, retries=0)
+        assert time.perf_counter() - start < 2
+        assert len(server.bodies) < 40
+    assert [problem for problem, _ in result.failed] == ["p0", "p1"]
+    assert all("429" in reason or "rate limited" in reason for _, reason in result.failed)
+
+
+# --- failures that stay ---
+
+
+def test_one_bad_row_is_listed_and_asked_again_by_the_next_run(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Say:
+        bad = body["messages"][0]["content"] == "What is 1?" and script.bad  # type: ignore[attr-defined]
+        return Say({"error": {"message": "too\nlong"}}, status=400) if bad else echo(number, body)
+
+    script.bad = True  # type: ignore[attr-defined]
+    with serving(script) as server:
+        result = buy(server, tmp_path / "l")
+        assert result.failed == [("p1", "HTTP 400: too long")]
+        assert [trace.problem_id for trace in result.traces] == ["p0", "p2", "p3"]
+        assert len(server.bodies) == 4
+        script.bad = False  # type: ignore[attr-defined]
+        result = buy(server, tmp_path / "l")
+        assert (len(result.traces), result.bought, result.failed) == (4, 1, [])
+        assert len(server.bodies) == 5
+
+
+def test_retries_end_with_the_last_reason(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Say:
+        return Say(b"{oops") if body["messages"][0]["content"] == "What is 0?" else echo(number, body)
+
+    with serving(script) as server:
+        result = buy(server, tmp_path / "l", 2, retries=2)
+        assert len(server.bodies) == 4
+    assert result.failed == [("p0", "the reply is not JSON, or broke off")]
+    assert rows(tmp_path / "l") == {"done": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (401, {"error": {"message": f"Incorrect API key: {SECRET}"}}, "the server refuses the key"),
+        (403, b"", "the server refuses access"),
+        (404, {"error": {"message": "no model m"}}, "no such model"),
+        (402, {"error": {"message": "Insufficient Balance"}}, "no money left"),
+        (429, {"error": {"code": "insufficient_quota", "message": "quota"}}, "no money left"),
+        (307, b"", "redirects"),
+    ],
+)
+def test_what_cannot_get_better_stops_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, body: Any, message: str
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", SECRET)
+    with serving(lambda n, b: Say(body, status=status, headers={"Location": "/x"})) as server:
+        with pytest.raises(UsageError) as caught:
+            buy(server, tmp_path / "l", 50, concurrency=2, key_env="TEACHER_KEY")
+        assert len(server.bodies) <= 2
+        assert server.headers[0]["Authorization"] == f"Bearer {SECRET}"
+    text = str(caught.value)
+    assert message in text
+    assert server.url in text
+    assert "\n" not in text
+    everything = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert SECRET.encode() not in everything + text.encode()
+
+
+def test_a_server_that_echoes_the_key_does_not_get_it_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEACHER_KEY", SECRET)
+    with serving(lambda n, b: Say(completion(f"your key is {SECRET}"))) as server:
+        result = buy(server, tmp_path / "l", 1, key_env="TEACHER_KEY")
+    assert result.traces[0].answer == "your key is ***"
+    assert SECRET.encode() not in (tmp_path / "l").read_bytes()
+
+
+def test_stopping_midway_says_what_is_saved_and_keeps_it(tmp_path: Path) -> None:
+    script = first_then_echo(*[Say(completion())] * 3, Say({}, status=401))
+    with serving(script) as server:
+        with pytest.raises(PartialError, match="3 new replies are saved"):
+            buy(server, tmp_path / "l", 10, concurrency=1)
+        result = buy(server, tmp_path / "l", 10)
+        assert (result.bought, result.reused) == (7, 3)
+
+
+def test_requests_in_flight_are_waited_for_when_stopping(tmp_path: Path) -> None:
+    script = first_then_echo(Say(completion(), seconds=0.4), Say({}, status=401))
+    with serving(script) as server:
+        with pytest.raises(PartialError, match="refuses the key"):
+            buy(server, tmp_path / "l", 10, concurrency=2)
+        assert len(server.bodies) == 2
+    assert rows(tmp_path / "l")["done"] == 1
+
+
+def test_a_server_that_is_not_there_is_said_so_at_once(tmp_path: Path) -> None:
+    with serving(echo) as server:
+        pass
+    with pytest.raises(UsageError, match=r"cannot connect to http://127\.0\.0\.1"):
+        buy(server, tmp_path / "l", 100, retries=1, concurrency=1)
+
+
+def test_when_every_request_is_refused_the_rest_is_not_sent(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say({"detail": [{"msg": "unknown field foo"}]}, status=422)) as server:
+        with pytest.raises(UsageError, match=r"no reply at all; last: HTTP 422.*unknown field foo"):
+            buy(server, tmp_path / "l", 200, concurrency=1)
+        assert len(server.bodies) == 20
+
+
+# --- replies of every kind ---
+
+
+def test_a_truncated_reply_is_kept_and_never_bought_again(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say(completion("<think>and so on", finish="length"))) as server:
+        result = buy(server, tmp_path / "l", 2)
+        assert buy(server, tmp_path / "l", 2).bought == 0
+        assert len(server.bodies) == 2
+    trace = result.traces[0]
+    assert (trace.thinking, trace.answer) == ("and so on", "")
+    assert (trace.finish_reason, trace.closed_by) == ("length", "none")
+    assert rows(tmp_path / "l") == {"truncated": 2}
+
+
+def test_refused_and_empty_replies_are_kept_too(tmp_path: Path) -> None:
+    says = (Say(completion("no", refusal="no")), Say(completion("")))
+    with serving(first_then_echo(*says)) as server:
+        assert len(buy(server, tmp_path / "l", 3, concurrency=1).traces) == 3
+        assert buy(server, tmp_path / "l", 3).bought == 0
+    assert rows(tmp_path / "l") == {"done": 1, "refused": 1, "empty": 1}
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_a_renamed_thinking_field_is_read(tmp_path: Path, name: str) -> None:
+    with serving(lambda n, b: Say(completion("42", **{name: "hm"}))) as server:
+        assert buy(server, tmp_path / "l", 1).traces[0].thinking == "hm"
+
+
+def test_text_completions(tmp_path: Path) -> None:
+    def script(number: int, body: dict[str, Any]) -> Say:
+        return Say({"choices": [{"text": f"{body['prompt']}</think>42", "finish_reason": "stop"}]})
+
+    with serving(script) as server:
+        trace = buy(server, tmp_path / "l", 1, api="completions", prompt="<think>{question}").traces[0]
+        assert server.paths == ["/v1/completions"]
+    assert (trace.thinking, trace.answer) == ("What is 0?", "42")
+
+
+def test_a_reply_that_was_stored_but_not_read_is_not_bought_again(tmp_path: Path) -> None:
+    """As after a kill between the two commits."""
+    from tutelage.teachers import endpoint
+
+    with serving(echo) as server:
+        teacher = EndpointTeacher(server.url, "m", price=price(1, 1))
+        orders = endpoint.orders(teacher, problems(2), 1)
+        with Ledger(tmp_path / "l") as ledger:
+            ledger.owe([each.debt for each in orders])
+            ledger.store(orders[0].debt.key, json.dumps(completion("42")).encode())
+            ledger.store(orders[1].debt.key, b'{"torn')
+        result = collect(problems(2), teacher, samples=1, ledger_path=tmp_path / "l")
+        assert len(server.bodies) == 1
+    assert [trace.answer for trace in result.traces] == ["42", "you asked What is 1?"]
+    assert rows(tmp_path / "l") == {"done": 2}
+    assert result.cost == Decimal("0.00006")
+
+
+# --- money ---
+
+# 42 bytes of slack aside, a request of these tests can cost at most about 0.0104 dollars.
+MONEY: dict[str, Any] = {"price": price(0, 100), "max_tokens": 100}
+
+
+def test_the_budget_is_never_exceeded_and_what_was_bought_is_kept(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say(completion(usage=(5, 100)), seconds=0.01)) as server:
+        with pytest.raises(BudgetError, match=r"budget: \$0\.05 for m is used up \(spent \$0\.05, .* saved"):
+            buy(server, tmp_path / "l", 20, concurrency=8, budget=Decimal("0.05"), **MONEY)
+        assert len(server.bodies) == 5
+        assert server.most_at_once <= 5
+        with Ledger(tmp_path / "l") as ledger:
+            assert ledger.totals().cost == Decimal("0.05")
+        with pytest.raises(BudgetError):
+            buy(server, tmp_path / "l", 20, budget=Decimal("0.05"), **MONEY)
+        assert len(server.bodies) == 5
+        result = buy(server, tmp_path / "l", 20, budget=Decimal("0.20"), **MONEY)
+    assert (result.bought, result.reused, result.cost) == (15, 5, Decimal("0.2"))
+
+
+def test_reservations_that_come_free_are_used(tmp_path: Path) -> None:
+    """Each may cost a cent and costs a tenth of it, so a cap of two cents is enough for all twelve."""
+    with serving(lambda n, b: Say(completion(usage=(5, 10)), seconds=0.01)) as server:
+        result = buy(server, tmp_path / "l", 12, concurrency=8, budget=Decimal("0.021"), **MONEY)
+        assert server.most_at_once == 2
+    assert (result.bought, result.cost) == (12, Decimal("0.012"))
+
+
+def test_replies_without_usage_cannot_break_the_budget(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say(completion(usage=None))) as server:
+        with pytest.raises(BudgetError):
+            buy(server, tmp_path / "l", 20, budget=Decimal("0.05"), **MONEY)
+        assert len(server.bodies) == 5
+
+
+# --- surroundings ---
+
+
+def test_it_works_inside_a_running_loop(tmp_path: Path) -> None:
+    async def notebook(server: Server) -> CollectResult:
+        return buy(server, tmp_path / "l", 2)
+
+    with serving(echo) as server:
+        assert asyncio.run(notebook(server)).bought == 2
+
+
+def test_a_disk_that_refuses_ends_the_run_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Ledger.store_many
+
+    def full(self: Ledger, replies: Any) -> None:
+        self._db.execute(f"PRAGMA max_page_count={self._db.execute('PRAGMA page_count').fetchone()[0]}")
+        store(self, [(key, raw * 100) for key, raw in replies])
+
+    monkeypatch.setattr(Ledger, "store_many", full)
+    with serving(echo) as server, pytest.raises(StorageError, match="database or disk is full") as caught:
+        buy(server, tmp_path / "l", 20, concurrency=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_progress_counts_every_order_once(tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    with serving(first_then_echo(Say({}, status=400))) as server:
+        buy(server, tmp_path / "l", 3, concurrency=1, progress=lambda d, t, note: seen.append((d, t)))
+        buy(server, tmp_path / "l", 3, concurrency=1, progress=lambda d, t, note: seen.append((d, t)))
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3), (2, 3), (3, 3)]
