@@ -84,12 +84,15 @@ def test_dry_run_prints_the_resolved_plan(folder: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(folder: Path, arguments: list[str], message: str) -> None:
-    code, out, err = call(*arguments, folder=folder)
-    assert code == 2 and out == ""
-    assert err.startswith(f"error: {message}") and err.count("\n") == 1
     code, out, err = call(*arguments, "--json", folder=folder)
     assert code == 2 and json.loads(out)["error"]["message"].startswith(message)
+    assert err.startswith(f"error: {message}") and err.count("\n") == 1
     assert json.loads(out)["error"]["exit_code"] == 2
+
+
+def test_without_json_an_error_leaves_stdout_empty(folder: Path) -> None:
+    code, out, err = call("run", "gone.yaml", folder=folder)
+    assert code == 2 and out == "" and err.count("\n") == 1
 
 
 def test_a_failed_job_is_exit_code_3_and_a_lone_bad_input_2(folder: Path) -> None:

@@ -19,8 +19,8 @@ def add(tmp_path: Path, **kwargs: Any) -> dict[str, Any]:
     return run_single(
         "add",
         settings,
-        {"numbers": tmp_path / kwargs.pop("out", "out.json")},
-        inputs={"numbers": tmp_path / kwargs.pop("numbers", "in.json")},
+        tmp_path / kwargs.pop("out", "out.json"),
+        inputs={"numbers": str(tmp_path / kwargs.pop("numbers", "in.json"))},
         kinds=fake_stages.KINDS,
         **kwargs,
     )
@@ -31,9 +31,9 @@ def test_it_runs_the_stage_with_settings_seed_and_progress(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     heard: list[tuple[int, int, str]] = []
-    metrics = add(tmp_path, seed=3, overrides=["plus=6"], progress=lambda *each: heard.append(each))
+    done = add(tmp_path, seed=3, overrides=["plus=6"], progress=lambda *each: heard.append(each))
     assert json.loads((tmp_path / "out.json").read_text()) == [10, 11]
-    assert metrics["sum"] == 21 and heard[0][:2] == (0, 1)
+    assert done["metrics"]["sum"] == 21 and heard[0][:2] == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -61,4 +61,14 @@ def test_a_folder_of_the_user_is_never_replaced(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="No space left on device"):
-        run_single("mischief", {"what": "full"}, {"numbers": tmp_path / "out.json"}, kinds=fake_stages.KINDS)
+        run_single("mischief", {"what": "full"}, tmp_path / "out.json", kinds=fake_stages.KINDS)
+
+
+def test_further_outputs_go_beside_the_first_and_names_stay_names(tmp_path: Path) -> None:
+    inputs = {"model": "some/model"}
+    done = run_single("make", {}, tmp_path / "out.json", inputs=inputs, kinds=fake_stages.KINDS)
+    assert done["outputs"] == {
+        "numbers": str(tmp_path / "out.json"),
+        "spare": str(tmp_path / "out-spare.json"),
+    }
+    assert json.loads((tmp_path / "out-spare.json").read_text()) == [0, -1, -2]

@@ -18,8 +18,15 @@ import typer
 
 import tutelage
 from tutelage.cli import output
+from tutelage.cli.collect import collect
+from tutelage.cli.compare import compare
 from tutelage.cli.doctor import doctor
+from tutelage.cli.evaluate import evaluate
+from tutelage.cli.report import report
 from tutelage.cli.run import run
+from tutelage.cli.sweep import sweep
+from tutelage.cli.train import train
+from tutelage.cli.verify import verify
 from tutelage.errors import EXIT_INTERRUPTED, EXIT_USAGE, TutelageError
 
 EXIT_DEFECT = 1
@@ -36,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (run, doctor):
+for verb in (run, collect, verify, train, evaluate, sweep, compare, report, doctor):
     app.command()(output.guarded(verb))
 
 

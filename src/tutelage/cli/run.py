@@ -26,7 +26,9 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, touch nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Run a recipe, or continue it: finished stages that did not change are kept.
+    """Run a recipe, or continue it.
+
+    Finished stages that did not change are kept.
 
     \b
     Examples:

@@ -79,6 +79,11 @@ class Display:
         if self._live is None:
             self.say(f"{job_id} starts")
 
+    def progress(self, job_id: str, done: int, total: int, note: str) -> None:
+        """What a job says about itself."""
+        seen = self.running[job_id]
+        seen.done, seen.total, seen.note = done, total, note
+
     def ended(self, job_id: str, how: str) -> None:
         """A job left its worker; `how` says with what result. Only finished jobs count as `done`."""
         self.running.pop(job_id, None)

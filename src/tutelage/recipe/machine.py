@@ -124,7 +124,8 @@ print(json.dumps({"names": names, "sizes": sizes, "build": torch.__version__}))
 def _accelerator() -> Check:
     card = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if not card and not Path("/dev/kfd").exists() and sys.platform != "darwin":
-        return Check("gpu", "no", "none seen; the CPU does the work")  # torch need not be asked, which takes seconds
+        # torch need not be asked, which takes seconds
+        return Check("gpu", "no", "none seen; the CPU does the work")
     if find_spec("torch") is None:
         seen = (
             "an NVIDIA driver is there, but torch is not installed"

@@ -233,8 +233,7 @@ class _Run:
             return
         for message in messages:
             if "progress" in message:
-                seen = self.display.running[worker.job]
-                seen.done, seen.total, seen.note = message["progress"]
+                self.display.progress(worker.job, *message["progress"])
                 continue
             name, worker.job = worker.job, ""
             if "error" in message:

