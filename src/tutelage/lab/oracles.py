@@ -1,0 +1,103 @@
+"""Scripted teachers of the lab world: people-like ways to solve a counter problem, right and wrong.
+
+- `human`: a terse expert who writes down values without saying why, and does small sums in the head.
+- `detailed`: says each person's action again and the value after it.
+- `careless`: detailed, but with systematic slips (see `slip`).
+- `drafting`: writes a terse draft, then often stops; else it says "Wait" and re-derives in detail, once or
+  more often.
+- `direct`: no thinking at all.
+
+Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
+the thinking, so that a slip shows in both.
+Does not: store or price replies (the teachers room does).
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tutelage.errors import UsageError
+from tutelage.lab.world import MULTIPLY, Story, to_story
+from tutelage.records import Problem
+
+WAIT = ". Wait"
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """A scripted teacher. `slip` is the probability that a multiplication is done as an addition (the
+    systematic slip); every other step is off by one with an eighth of it. `stop` is the probability that the drafting
+    teacher trusts its draft; else it re-derives one to `repeats` times. In terse writing additions and
+    subtractions of at most `skip` are not written down (the last value always is)."""
+
+    style: str = "detailed"
+    seed: int = 0
+    slip: float = 0.0
+    stop: float = 0.55
+    skip: int = 0
+    repeats: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class OracleReply:
+    """What the oracle said."""
+
+    thinking: str
+    answer: str
+
+
+def slip(rng: random.Random, story: Story, probability: float) -> tuple[int, ...]:
+    """Values after each step by someone careless: ×k is done as +k with `probability`, any other step is off
+    by one with an eighth of it. A slip is carried on, as a person would."""
+    value, seen = story.start, []
+    for step in story.steps:
+        if step.operation == MULTIPLY:
+            value = (value + step.amount) % 10 if rng.random() < probability else step.apply(value)
+        else:
+            value = step.apply(value)
+            if rng.random() < probability / 8:
+                value = (value + rng.choice((1, 9))) % 10
+        seen.append(value)
+    return tuple(seen)
+
+
+def _detailed(story: Story, values: tuple[int, ...]) -> str:
+    pairs = zip(story.steps, values, strict=True)
+    return "".join(f". {step.name} {step.operation} {step.amount}: {value}" for step, value in pairs)
+
+
+def _terse(story: Story, values: tuple[int, ...], skip: int) -> str:
+    last = len(story.steps) - 1
+    return "".join(
+        f". {step.name}: {value}"
+        for i, (step, value) in enumerate(zip(story.steps, values, strict=True))
+        if i == last or step.operation == MULTIPLY or step.amount > skip
+    )
+
+
+def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
+    """The oracle's answer number `sample` to `problem`.
+
+    Raises UsageError for an unknown style or a problem from elsewhere."""
+    story = to_story(problem.metadata)
+    rng = random.Random(f"{oracle.seed}|{oracle.style}|{problem.id}|{sample}")
+    values, opening = story.values(), f"Counter: {story.start}"
+    match oracle.style:
+        case "direct":
+            thinking = ""
+        case "human":
+            thinking = opening + _terse(story, values, oracle.skip)
+        case "detailed":
+            thinking = opening + _detailed(story, values)
+        case "careless":
+            values = slip(rng, story, oracle.slip)
+            thinking = opening + _detailed(story, values)
+        case "drafting":
+            thinking = opening + _terse(story, values, oracle.skip)
+            if rng.random() >= oracle.stop:
+                thinking += (WAIT + _detailed(story, values)) * rng.randint(1, oracle.repeats)
+        case _:
+            known = "direct, human, detailed, careless, drafting"
+            raise UsageError(f"no lab teacher {oracle.style!r}; there are {known}")
+    return OracleReply(thinking, f"Answer: {values[-1]}")

