@@ -7,8 +7,10 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -155,6 +157,7 @@ def test_leaving_gives_unused_claims_back(tmp_path: Path) -> None:
 CLAIMER = """
 import sys, time
 from pathlib import Path
+from threading import Barrier
 from tutelage.ledger import Debt, Ledger
 ledger = Ledger(Path(sys.argv[1]))
 ledger.owe([Debt("claimed", "t", 0, "{}"), Debt("answered", "t", 0, "{}")])
@@ -311,6 +314,19 @@ def test_a_foreign_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["shop.sqlite"]
 
 
+def test_many_can_make_the_same_ledger_at_once(tmp_path: Path) -> None:
+    def work(number: int, path: Path, gate: Barrier) -> str:
+        gate.wait()
+        with Ledger(path) as ledger:
+            return ledger.owe([debt(f"k{number}")])[f"k{number}"]
+
+    with ThreadPoolExecutor(6) as pool:
+        for attempt in range(8):
+            gate = Barrier(6)
+            path = tmp_path / f"l{attempt}"
+            assert set(pool.map(lambda number, p=path, g=gate: work(number, p, g), range(6))) == {"yours"}
+
+
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l"
     Ledger(path).__exit__(None, None, None)
@@ -332,6 +348,7 @@ def test_a_place_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> No
 FILLER = """
 import resource, signal, sys
 from pathlib import Path
+from threading import Barrier
 from tutelage.errors import StorageError
 from tutelage.ledger import Debt, Ledger, Settled
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

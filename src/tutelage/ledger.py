@@ -157,7 +157,7 @@ class Ledger:
         if self._foreign():
             raise UsageError(f"{self.path}: a database, but not a ledger; give another path")
         self._db.execute("PRAGMA journal_mode=WAL")
-        with self._write(durable=True):
+        with self._write():
             if not self._pragma("application_id"):
                 for statement in _SCHEMA.split(";"):
                     self._db.execute(statement)
@@ -178,9 +178,10 @@ class Ledger:
         return int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
 
     def _foreign(self) -> bool:
-        if self._pragma("application_id") == APPLICATION_ID:
+        # In this order: a process that makes the ledger right now commits tables and id at once.
+        if not self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return False
-        return bool(self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        return self._pragma("application_id") != APPLICATION_ID
 
     def __enter__(self) -> Ledger:
         return self
