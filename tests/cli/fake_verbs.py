@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from tutelage.problems.files import read_problems
-from tutelage.recipe.files import write_text
+from tutelage.recipe.files import replace_folder, write_text
 from tutelage.recipe.stage import InputRef, JobContext, LocalOrName, Output, StageConfig, StageKind
 
 
@@ -27,18 +27,29 @@ class VerifyConfig(WithProblems):
     traces: Annotated[str, InputRef("traces")]
 
 
-class TrainConfig(VerifyConfig):
-    model: LocalOrName
-    steps: int = 10
+class StudentConfig(StageConfig):
+    source: LocalOrName
+
+
+class TrainConfig(StageConfig):
+    problems: tuple[Annotated[str, InputRef("problems")], ...]
+    traces: tuple[Annotated[str, InputRef("traces")], ...] = ()
+    verdicts: tuple[Annotated[str, InputRef("verdicts")], ...] = ()
+    keep: str = "all"
+    model: Annotated[str, InputRef("model")]
+    steps: int
+    extra: float = 0.0
 
 
 class EvaluateConfig(WithProblems):
-    model: LocalOrName
+    arm: str
+    model: Annotated[str, InputRef("model")]
     samples: int = 1
 
 
 class SweepConfig(WithProblems):
-    model: LocalOrName
+    arm: str
+    model: Annotated[str, InputRef("model")]
     budgets: tuple[int, ...] = ()
 
 
@@ -61,6 +72,12 @@ def tell(ctx: JobContext[Any]) -> dict[str, Any]:
     return dict(settings)
 
 
+def student(ctx: JobContext[StudentConfig]) -> dict[str, Any]:
+    with replace_folder(ctx.outputs["result"]) as folder:
+        (folder / "config.json").write_text(ctx.config.source)
+    return {}
+
+
 _OUT = (Output("result", "{job}.json"),)
 KINDS = {
     name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("train", "evaluate", "sweep"))
@@ -76,3 +93,4 @@ KINDS = {
 KINDS["page"] = StageKind(
     "page", PageConfig, "fake_verbs:tell", (Output("page", "page.html"),), sees_run=True
 )
+KINDS["student"] = StageKind("student", StudentConfig, "fake_verbs:student", _OUT)

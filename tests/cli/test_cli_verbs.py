@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tutelage.cli import main
 from tutelage.records import Verdict, write_records
 
 START = (
@@ -47,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 VERBS = {
     "collect": ["--url", "http://localhost:1/v1", "--model", "m", "--samples", "2"],
     "verify": ["--traces", "t.parquet"],
-    "train": ["--model", "model", "--traces", "t.parquet", "--steps", "3"],
+    "train": ["--model", "model", "--traces", "t.parquet", "--verdicts", "t.parquet", "--steps", "3"],
     "evaluate": ["--model", "model", "--samples", "4"],
     "sweep": ["--model", "gguf:some-package", "--budget", "4", "--budget", "8"],
 }
@@ -67,9 +69,32 @@ def test_a_verb_runs_its_stage_with_its_options(folder: Path, verb: str) -> None
         assert seen["teacher"] == {"kind": "endpoint", "base_url": "http://localhost:1/v1", "model": "m"}
         assert seen["samples"] == 2
     if verb == "sweep":
-        assert seen["budgets"] == [4, 8] and seen["model"] == "gguf:some-package"
+        assert seen["budgets"] == [4, 8] and seen["arm"] == "result"
+        assert seen["model"] == f"file:{folder}/out/student-gguf-some-package"
+    if verb == "train":
+        assert seen["keep"] == "correct" and seen["steps"] == 3
         code, out, _ = call(*arguments[:-1], folder=folder)  # without --json
         assert code == 0 and "wrote " in out and "problems: 2" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_options_of_a_verb_are_settings_of_the_real_stage(
+    folder: Path, verb: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "student-gguf-some-package").mkdir()
+    (folder / "student-gguf-some-package/config.json").write_text("{}")
+    messages = []
+
+    def noted(message: dict[str, Any], _send: object) -> tuple[dict[str, Any], dict[str, str]]:
+        messages.append(message)
+        return {}, {}
+
+    monkeypatch.setattr("tutelage.recipe.single.perform", noted)
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--problems", "q.jsonl", "--out", "result", *VERBS[verb]])
+    assert ended.value.code == 0, capfd.readouterr().err
+    assert messages[0]["stage"] == verb
 
 
 MISTAKES = {
@@ -78,7 +103,7 @@ MISTAKES = {
     "verify --problems bad.jsonl --traces t.parquet": "bad.jsonl line 2",
     "collect --problems q.jsonl": "tutelage collect: give either --url",
     "collect --problems q.jsonl --url http://x/v1": "tutelage collect: --url needs --model",
-    "train --problems q.jsonl --traces t.parquet --model ./no": "tutelage train: --model",
+    "train --problems q.jsonl --traces t.parquet --model ./no": "tutelage student: --source: no such file",
     "evaluate --problems q.jsonl --model m --set x": "--set stages.evaluate.x: write",
     "evaluate --problems q.jsonl --model m --column x": "--column x: write it as",
 }

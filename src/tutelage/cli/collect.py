@@ -45,7 +45,7 @@ def collect(
       tutelage collect --problems q.jsonl --out t.parquet --url https://host/v1 --model m --key-env KEY \\
         --samples 4 --set teacher.max_tokens=8000 --set teacher.budget=5
     """
-    from tutelage.recipe.questions import questions_file
+    from tutelage.recipe.given import questions_file
 
     if (recorded is None) == (url is None):
         raise UsageError("tutelage collect: give either --url (a server) or --recorded (a file)")

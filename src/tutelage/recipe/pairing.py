@@ -15,14 +15,15 @@ from tutelage.records import Verdict, read_records
 
 
 def compare_files(a: Path, b: Path, *, seed: int = 0) -> dict[str, Any]:
-    """`measure.compare.compare` of the verdicts in `a` and `b`, and `undecided`: how many in each.
+    """`measure.compare.compare` of the verdicts in `a` and `b` (files, or folders that evaluate
+    wrote), and `undecided`: how many in each.
 
     Raises UsageError for files that are no verdicts, are empty, or do not cover the same questions."""
     names = [a.stem, b.stem] if a.stem != b.stem else [str(a), str(b)]
     scores: list[dict[str, list[float]]] = []
     undecided = []
     for path in (a, b):
-        verdicts = read_records(path, Verdict)
+        verdicts = read_records(path / "verdicts.parquet" if path.is_dir() else path, Verdict)
         if not verdicts:
             raise UsageError(f"{path}: holds no verdicts")
         by_problem: dict[str, list[float]] = {}

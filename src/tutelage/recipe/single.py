@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from tutelage.errors import UsageError
 from tutelage.recipe.files import storage_error
@@ -77,11 +77,11 @@ def run_single(
 def _as_input(kind: StageKind, name: str, value: str | Sequence[str]) -> Any:
     """`value` as the setting `name` wants it: files are given to it as `file:PATH` where it names stages."""
     info = kind.config.model_fields.get(name)
-    if info is None or not isinstance(marker_of(info), InputRef):
-        return value if isinstance(value, str) else list(value)
-    if isinstance(value, str):
-        return FILE_PREFIX + value
-    return [FILE_PREFIX + each for each in value]
+    several = info is not None and get_origin(info.annotation) in (tuple, list)
+    texts = [value] if isinstance(value, str) else list(value)
+    if info is not None and isinstance(marker_of(info), InputRef):
+        texts = [FILE_PREFIX + text for text in texts]
+    return texts if several or not isinstance(value, str) else texts[0]
 
 
 def _free(path: Path) -> Path:

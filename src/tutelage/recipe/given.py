@@ -1,17 +1,21 @@
-"""The questions given to a verb, as the Parquet file that stages read.
+"""What a verb is given, as the files that stages read: questions as Parquet, a model as a folder.
 
-Promises: a file of our own records is used as it is; anything else is read as `problems.read_problems`
-does and written beside the output.
+Promises: a file of our own records and a model folder are used as they are; other questions are read as
+`problems.read_problems` does and written beside the output; a model given by name is converted once and kept
+beside the output.
 Does not: choose or change questions beyond `limit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tutelage.errors import UsageError
 from tutelage.problems.files import read_problems
+from tutelage.recipe.single import run_single
+from tutelage.recipe.stage import StageKind
 from tutelage.records import Problem, read_records, write_records
 
 
@@ -39,6 +43,18 @@ def questions_file(
     path = out.with_name(f"{out.stem}-problems.parquet")
     write_records(path, problems, Problem)
     return path
+
+
+def student_folder(source: str, out: Path, *, kinds: Mapping[str, StageKind] | None = None) -> Path:
+    """The model folder for `source`: a folder, or what the stage `student` takes (a GGUF file,
+    `gguf:PACKAGE`, a Hub name, `lab-base`). Raises UsageError."""
+    if Path(source).is_dir():
+        return Path(source)
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", source).strip("-")
+    folder = out.absolute().with_name(f"student-{slug}")
+    if not (folder / "config.json").is_file():  # a stage writes its folder whole or not at all
+        run_single("student", {}, folder, inputs={"source": source}, kinds=kinds)
+    return folder
 
 
 def _is_ours(path: Path) -> bool:
