@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -27,9 +28,9 @@ ClosedBy = Literal["model", "budget", "none", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One question. `gold` is the reference answer (None: unknown); `checker` names how an answer is judged:
-    `exact`, `number`, `math`, or a user's function as `path/to/file.py:function` or `package.module:function`.
-    `parents` are ids of problems this one was derived from; `metadata` is JSON-serialisable."""
+    """One question. `gold` is the reference answer (None: unknown); `checker` names how an answer is
+    judged: `exact`, `number`, `math`, or a user's function as `path/to/file.py:function` or
+    `package.module:function`. `parents` are ids of problems this one was derived from; `metadata` is JSON-serialisable."""
 
     id: str
     question: str
@@ -48,8 +49,8 @@ class Trace:
 
     `sample` counts attempts at the same problem by the same maker from 0. `request_key` is the ledger's key
     ("" when nothing was bought). Token counts are exact counts of token ids, sampled and forced (written by
-    the thinking policy) apart; None means that the maker does not tell. `forced_spans` are half-open character
-    ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`, the policy's
+    the thinking policy) apart; None means that the maker does not tell. `forced_spans` are half-open
+    character ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`, the policy's
     `budget`, `none` (never closed), or `unknown`. `cost` is in US dollars, None when the price is unknown.
     `supersedes` is the id of the trace this one replaces after a retry.
     """
@@ -95,6 +96,7 @@ class Verdict:
     seconds: float = 0.0
 
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 Record = TypeVar("Record", Problem, Trace, Verdict)
 
 _COST = pa.decimal128(24, 12)
@@ -161,7 +163,9 @@ def stable_hash(*parts: Any) -> str:
 
 def clean_text(text: str) -> str:
     """`text` without lone surrogates (replaced by U+FFFD), so that it can be written as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    if text.isascii():
+        return text
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def _cell(name: str, value: Any) -> Any:

@@ -3,8 +3,8 @@
 - `human`: a terse expert who writes down values without saying why, and does small sums in the head.
 - `detailed`: says each person's action again and the value after it.
 - `careless`: detailed, but with systematic slips (see `slip`).
-- `drafting`: writes a terse draft, then often stops; else it says "Wait" and re-derives in detail, once or
-  more often.
+- `drafting`: writes a terse draft, with slips, and often stops there; else it says "Wait" and re-derives in
+  detail and without slips, once or more often.
 - `direct`: no thinking at all.
 
 Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
@@ -26,10 +26,11 @@ WAIT = ". Wait"
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """A scripted teacher. `slip` is the probability that a multiplication is done as an addition (the
-    systematic slip); every other step is off by one with an eighth of it. `stop` is the probability that the drafting
-    teacher trusts its draft; else it re-derives one to `repeats` times. In terse writing additions and
-    subtractions of at most `skip` are not written down (the last value always is)."""
+    """A scripted teacher. `slip` is the probability that the careless teacher, or the drafting one in its
+    draft, does a multiplication as an addition (the systematic slip); every other step is off by one with an
+    eighth of it. `stop` is the probability that the drafting teacher trusts its draft; else it re-derives one
+    to `repeats` times. In terse writing additions and subtractions of at most `skip` are not written down
+    (the last value always is)."""
 
     style: str = "detailed"
     seed: int = 0
@@ -94,8 +95,11 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
             values = slip(rng, story, oracle.slip)
             thinking = opening + _detailed(story, values)
         case "drafting":
-            thinking = opening + _terse(story, values, oracle.skip)
-            if rng.random() >= oracle.stop:
+            draft = slip(rng, story, oracle.slip)
+            thinking = opening + _terse(story, draft, oracle.skip)
+            if rng.random() < oracle.stop:
+                values = draft
+            else:
                 thinking += (WAIT + _detailed(story, values)) * rng.randint(1, oracle.repeats)
         case _:
             known = "direct, human, detailed, careless, drafting"

@@ -121,7 +121,8 @@ def make_problems(
             f"steps must be 1 <= min_steps <= max_steps <= {len(NAMES)}, got {min_steps}..{max_steps}"
         )
     rng = random.Random(f"lab-world-{seed}")
-    taken, problems, misses = set(exclude), [], 0
+    problems: list[Problem] = []
+    taken, misses = set(exclude), 0
     lengths = range(min_steps, max_steps + 1)
     while len(problems) < count:
         problem = to_problem(draw_story(rng, lengths[len(problems) % len(lengths)]))

@@ -109,7 +109,17 @@ class ReplayTeacher(Settings):
     kind: Literal["replay"]
     path: LocalFile
     name: str = "recorded"
-    layout: str = "auto"
+    layout: Literal[
+        "auto",
+        "traces",
+        "generations",
+        "deepseek",
+        "gemini",
+        "openthoughts",
+        "messages",
+        "conversations",
+        "plain",
+    ] = "auto"
     columns: Mapping[str, str] = {}
 
 

@@ -1,8 +1,8 @@
 """From problems and traces to token ids with a loss mask.
 
-Promises: the loss falls on the reply only (thinking, closing marker, answer, end of turn), never on the prompt;
-what is trained is, id for id, what the engine will see at inference (`students.template` renders both); nothing
-is cut: a sample over the limit is refused by name or dropped and counted, as the caller chose.
+Promises: the loss falls on the reply only (thinking, closing marker, answer, end of turn), never on the
+prompt; what is trained is, id for id, what the engine will see at inference (`students.template` renders
+both); nothing is cut: a sample over the limit is refused by name or dropped and counted, as the caller chose.
 Does not: choose traces (see `curate`) or train.
 """
 
@@ -76,8 +76,8 @@ def build_examples(
         if length > max_length:
             if too_long == "refuse":
                 raise UsageError(
-                    f"trace {trace.id} has {length} tokens, more than max_length {max_length}; raise max_length, "
-                    "or set too_long: drop (cutting would teach the model never to answer)"
+                    f"trace {trace.id} has {length} tokens, more than max_length {max_length}; raise it, or "
+                    "set too_long: drop (cutting would teach the model never to answer)"
                 )
             left_out.append(trace.id)
             continue

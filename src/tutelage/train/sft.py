@@ -1,8 +1,8 @@
 """Supervised fine-tuning through TRL.
 
-Promises: `steps` optimiser steps on batches drawn without replacement, epoch by epoch, in an order that depends
-on the seed alone; the same seed, data and machine give the same weights; tokens are counted as they are fed;
-the student given is trained in place (a LoRA adapter is merged into it at the end).
+Promises: `steps` optimiser steps on batches drawn without replacement, epoch by epoch, in an order that
+depends on the seed alone; the same seed, data and machine give the same weights; tokens are counted as they
+are fed; the student given is trained in place (a LoRA adapter is merged into it at the end).
 Does not: pack, cut, choose data, save, or evaluate.
 """
 
@@ -31,7 +31,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """Low-rank adaptation (Hu et al. 2021): rank, scaling alpha, dropout, on all linear layers but the head."""
+    """Low-rank adaptation (Hu et al. 2021) of every linear layer but the head: rank, scaling, dropout."""
 
     rank: int = 16
     alpha: int = 32

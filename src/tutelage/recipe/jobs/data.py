@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tutelage.curate.decontaminate import Drop, decontaminate
@@ -34,11 +36,11 @@ from tutelage.verify.cascade import judge
 def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
     """Train and test problems of the lab world."""
     config = ctx.config
-    steps = {"min_steps": config.min_steps, "max_steps": config.max_steps}
-    test = make_problems(config.test, seed=2 * config.seed + 1, **steps)
+    draw = partial(make_problems, min_steps=config.min_steps, max_steps=config.max_steps)
+    test = draw(config.test, seed=2 * config.seed + 1)
     # The pool is drawn on its own and then decontaminated, as data from anywhere else would be; what the
     # test set costs it is drawn again.
-    pool = make_problems(config.train + config.test, seed=2 * config.seed, **steps)
+    pool = draw(config.train + config.test, seed=2 * config.seed)
     kept, drops = decontaminate(pool, test, ngram=None)
     if len(kept) < config.train:
         raise UsageError(
@@ -130,8 +132,6 @@ def build_teacher(settings: stages.Teacher, name: str) -> Teacher:
         case stages.HumanTeacher():
             return ReplayTeacher(name="human", layout="human", answer_template=settings.answer)
         case stages.ReplayTeacher():
-            from pathlib import Path
-
             return ReplayTeacher(
                 name=settings.name,
                 path=Path(settings.path),

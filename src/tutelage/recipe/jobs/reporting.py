@@ -1,0 +1,205 @@
+"""The job that closes a run: summary.json and the page.
+
+Promises: summary.json depends on what was measured alone (apart from `wall_s`), not on how often the run was
+stopped; a reader's traces are chosen evenly over difficulties, before anyone has looked at them.
+Does not: compute an accuracy (see `measure`) or draw (see `report`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from tutelage.recipe import stages
+from tutelage.recipe.files import write_text
+from tutelage.recipe.jobs.measuring import CURVE, EVALUATION, SHOWN, TRACES, VERDICTS
+from tutelage.recipe.plan import job_id
+from tutelage.recipe.stage import JobContext, Source
+from tutelage.records import Problem, Trace, Verdict, by_id, read_records
+from tutelage.report import render
+
+
+def report(ctx: JobContext[stages.Report]) -> dict[str, Any]:
+    """Write summary.json and report.html."""
+    problems = read_records(ctx.path("problems"), Problem)
+    summary = build_summary(ctx)
+    write_text(ctx.outputs["summary"], json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    page = {
+        **summary,
+        "stages": [{"id": name, "seconds": entry["seconds"]} for name, entry in ctx.run["jobs"].items()],
+        "attempts": len(ctx.run["attempts"]),
+    }
+    render(page, list(_shown(ctx, problems)), ctx.outputs["page"])
+    return {"arms": len(summary["arms"]), "comparisons": len(summary["comparisons"])}
+
+
+def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
+    """The content of summary.json."""
+    run, jobs = ctx.run, ctx.run["jobs"]
+    recipe = run["recipe"]
+    arms = [_arm(ctx, source) for source in _sources(ctx, "evaluations")]
+    curve = [
+        {**point, "seed": source.seed}
+        for source in ctx.inputs.get("sweeps", ())
+        for point in json.loads((source.path / CURVE).read_text(encoding="utf-8"))
+    ]
+    comparisons = ctx.maybe("comparisons")
+    return {
+        "title": recipe["title"] or recipe["name"],
+        "about": recipe["about"],
+        "arms": arms,
+        "comparisons": [] if comparisons is None else json.loads(comparisons.read_text(encoding="utf-8")),
+        "curve": curve,
+        "funnel": list(_funnel(recipe, jobs)),
+        "cost": _cost(recipe, jobs),
+        "settings": {"seeds": recipe["seeds"], "stages": recipe["stages"]},
+        "versions": run["versions"],
+        "wall_s": round(float(run["wall_s"]), 1),
+    }
+
+
+def _sources(ctx: JobContext[Any], name: str) -> Sequence[Source]:
+    return ctx.inputs.get(name, ())
+
+
+def _arm(ctx: JobContext[stages.Report], source: Source) -> dict[str, Any]:
+    """One arm of one seed, with what its training took."""
+    found = json.loads((source.path / EVALUATION).read_text(encoding="utf-8"))
+    trained: Mapping[str, Any] = {}
+    evaluation = ctx.run["recipe"]["stages"].get(source.stage, {})
+    for name in (evaluation.get("model", ""), job_id(evaluation.get("model", ""), source.seed)):
+        entry = ctx.run["jobs"].get(name)
+        if entry is not None and "tokens_seen" in entry["metrics"]:
+            trained = entry["metrics"]
+    return {
+        "name": source.key,
+        "seed": source.seed,
+        **{
+            key: found[key]
+            for key in ("accuracy", "ci95", "n", "samples", "thinking_tokens_mean", "closed_by", "finished")
+        },
+        "tokens_seen": trained.get("tokens_seen", 0),
+        "tokens_learned": trained.get("tokens_learned", 0),
+        "teacher_calls": trained.get("teacher_calls", 0),
+        "examples": trained.get("examples", 0),
+        "train_steps": trained.get("steps", 0),
+    }
+
+
+def _funnel(recipe: Mapping[str, Any], jobs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What was kept and dropped at each stage, in the order of the recipe; arms once, for the first seed."""
+    first = recipe["seeds"][0]
+    for stage, config in recipe["stages"].items():
+        entry = jobs.get(stage) or jobs.get(job_id(stage, first))
+        if entry is None:
+            continue
+        metrics = entry["metrics"]
+        if config["kind"] == "collect":
+            failures = {f"no reply: {reason}": count for reason, count in metrics["failures"].items()}
+            yield {
+                "stage": f"{stage}: traces collected",
+                "kept": metrics["traces"],
+                "dropped": metrics["failed"],
+                "reasons": failures,
+            }
+        elif config["kind"] == "verify":
+            wrong = {name: metrics[name] for name in ("incorrect", "undecided") if metrics[name]}
+            yield {
+                "stage": f"{stage}: found correct",
+                "kept": metrics["correct"],
+                "dropped": sum(wrong.values()),
+                "reasons": wrong,
+            }
+        else:
+            yield from metrics.get("funnel", ())
+
+
+def _cost(recipe: Mapping[str, Any], jobs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the teachers cost. Every request is in the ledger once, however often the run was stopped."""
+    rows = [
+        {
+            key: metrics[key]
+            for key in ("teacher", "requests", "prompt_tokens", "completion_tokens", "dollars")
+        }
+        for stage, config in recipe["stages"].items()
+        if config["kind"] == "collect" and stage in jobs
+        for metrics in [jobs[stage]["metrics"]]
+        if metrics["requests"]
+    ]
+    amounts = [row["dollars"] for row in rows]
+    known = None if any(amount is None for amount in amounts) else sum(map(Decimal, amounts), Decimal(0))
+    return {
+        "requests": sum(row["requests"] for row in rows),
+        "prompt_tokens": _total(row["prompt_tokens"] for row in rows),
+        "completion_tokens": _total(row["completion_tokens"] for row in rows),
+        "dollars": None if known is None else format(known.normalize(), "f"),
+        "by_teacher": rows,
+    }
+
+
+def _total(counts: Any) -> int | None:
+    found = list(counts)
+    return None if any(count is None for count in found) else sum(found)
+
+
+def choose_shown(problems: Sequence[Problem], count: int) -> list[str]:
+    """Ids of `count` problems for the reader, in turn from every difficulty (where problems have one)."""
+    groups: dict[Any, list[str]] = {}
+    for problem in problems:
+        groups.setdefault(problem.metadata.get("difficulty"), []).append(problem.id)
+    order = sorted(groups, key=lambda level: (level is not None, level if isinstance(level, int) else 0))
+    turns = (groups[level][turn] for turn in range(count) for level in order if turn < len(groups[level]))
+    return [problem_id for problem_id, _ in zip(turns, range(count), strict=False)]
+
+
+def _shown(ctx: JobContext[stages.Report], problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
+    """Rows for the reader of traces: every arm, then the thinking controls."""
+    wanted, known = set(choose_shown(problems, ctx.config.show)), by_id(problems)
+    for source in _sources(ctx, "evaluations"):
+        traces = read_records(source.path / TRACES, Trace)
+        verdicts = read_records(source.path / VERDICTS, Verdict)
+        yield from _rows(source.key, source.seed, traces, verdicts, known, wanted)
+    for source in _sources(ctx, "sweeps"):
+        for label, folder in _labels(source.path):
+            traces = read_records(folder / TRACES, Trace)
+            verdicts = read_records(folder / VERDICTS, Verdict)
+            yield from _rows(label, source.seed, traces, verdicts, known, wanted)
+
+
+def _labels(curve: Path) -> Iterator[tuple[str, Path]]:
+    shown = curve / SHOWN
+    for folder in sorted(shown.iterdir()) if shown.is_dir() else ():
+        yield (folder / "label.txt").read_text(encoding="utf-8"), folder
+
+
+def _rows(
+    arm: str,
+    seed: int | None,
+    traces: Sequence[Trace],
+    verdicts: Sequence[Verdict],
+    problems: Mapping[str, Problem],
+    wanted: set[str],
+) -> Iterator[dict[str, Any]]:
+    judged = {verdict.trace_id: verdict for verdict in verdicts}
+    for trace in traces:
+        if trace.problem_id not in wanted:
+            continue
+        problem, verdict = problems[trace.problem_id], judged[trace.id]
+        yield {
+            "problem_id": problem.id,
+            "question": problem.question,
+            "gold": problem.gold,
+            "difficulty": problem.metadata.get("difficulty"),
+            "arm": arm,
+            "seed": seed,
+            "thinking": trace.thinking,
+            "answer": trace.answer,
+            "outcome": verdict.outcome,
+            "reason": verdict.reason,
+            "forced_spans": [list(span) for span in trace.forced_spans],
+            "thinking_tokens": trace.thinking_tokens,
+            "closed_by": trace.closed_by,
+        }
