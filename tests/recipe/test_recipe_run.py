@@ -6,6 +6,8 @@ import copy
 import io
 import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -265,6 +267,43 @@ def test_kill_9_leaves_no_orphan_and_the_same_command_continues(tmp_path: Path) 
     )
 
 
+def test_a_disk_that_fills_up_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the full disk: the log, the manifest and outputs hit it."""
+    slow = {"kind": "make", "count": 2000}
+    process = _start(tmp_path, slow, wait_for="world", before="resource.setrlimit(1, (6000, 6000))\n")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 3
+    assert "slow-numbers.json: cannot write (File too large)" in errors.splitlines()[-1]
+    assert "Traceback" not in errors
+    data = {"name": "slow", "seeds": [0, 1], "stages": {"world": {"kind": "make"}, "slow": slow}}
+    again = run_recipe(build_recipe(data, kinds=fake_stages.KINDS), tmp_path / "run")
+    assert [job.state for job in again.jobs] == ["kept", "done"]
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_moments_ends_in_the_same_results(tmp_path: Path) -> None:
+    stages = {**fake_stages.RECIPE["stages"]}
+    for name in ("arm", "other", "next"):
+        stages[name] = {**stages[name], "sleep_s": 0.3}
+    data = {**fake_stages.RECIPE, "stages": stages}
+    recipe = build_recipe(data, kinds=fake_stages.KINDS)
+    run_recipe(recipe, tmp_path / "whole/run")
+    (tmp_path / "killed").mkdir()
+    moments = random.Random(7)
+    kills = 0
+    while kills < 10:
+        process = _spawn(data, tmp_path / "killed/run")
+        time.sleep(moments.uniform(0.2, 1.2))
+        kills += process.poll() is None
+        process.kill()
+        process.communicate()
+        if kills % 3 == 0:
+            shutil.rmtree(tmp_path / "killed/run", ignore_errors=True)
+    run_recipe(recipe, tmp_path / "killed/run")
+    for path in ("report.json", "metrics/all.json", "data/next-seed1-numbers.json"):
+        assert (tmp_path / "killed/run" / path).read_bytes() == (tmp_path / "whole/run" / path).read_bytes()
+
+
 def test_a_terminal_gets_no_control_codes_from_a_job(tmp_path: Path) -> None:
     for terminal in (True, False):
         text = io.StringIO()
@@ -275,26 +314,28 @@ def test_a_terminal_gets_no_control_codes_from_a_job(tmp_path: Path) -> None:
         assert ("[bold]" in text.getvalue()) == terminal
 
 
-def _start(tmp_path: Path, slow: dict[str, Any], wait_for: str) -> subprocess.Popen[str]:
-    """A run in a process of its own, returned when the job `wait_for` has started."""
-    data = {"name": "slow", "seeds": [0, 1], "stages": {"world": {"kind": "make"}, "slow": slow}}
+def _spawn(data: dict[str, Any], run_dir: Path, before: str = "") -> subprocess.Popen[str]:
     script = (
-        "import json, sys, fake_stages\n"
+        "import json, resource, sys, fake_stages\n"
         "from pathlib import Path\n"
         "from tutelage.errors import TutelageError\n"
         "from tutelage.recipe.load import build_recipe\n"
         "from tutelage.recipe.run import run_recipe\n"
+        f"{before}"
         "try:\n"
         "    run_recipe(build_recipe(json.loads(sys.argv[1]), kinds=fake_stages.KINDS), Path(sys.argv[2]))\n"
         "except TutelageError as error:\n"
         "    print(error, file=sys.stderr)\n"
         "    sys.exit(error.exit_code)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, json.dumps(data), str(tmp_path / "run")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-c", script, json.dumps(data), str(run_dir)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def _start(tmp_path: Path, slow: dict[str, Any], wait_for: str, before: str = "") -> subprocess.Popen[str]:
+    """A run in a process of its own, returned when the job `wait_for` has started."""
+    data = {"name": "slow", "seeds": [0, 1], "stages": {"world": {"kind": "make"}, "slow": slow}}
+    process = _spawn(data, tmp_path / "run", before)
 
     def started() -> bool:
         ran_file = tmp_path / "ran.txt"

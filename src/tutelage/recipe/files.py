@@ -18,7 +18,7 @@ from pathlib import Path
 from tutelage.errors import StorageError
 
 PARTIAL = ".partial"
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 def storage_error(error: BaseException, what: str) -> StorageError | None:

@@ -66,23 +66,25 @@ def run_recipe(
     except OSError as error:
         stored = storage_error(error, str(run_dir))
         raise stored or UsageError(f"{run_dir}: cannot be made ({error.strerror or error})") from error
-    with run_lock(run_dir) as lock, _log(run_dir) as log:
+    with run_lock(run_dir) as lock:
         manifest = open_manifest(run_dir, recipe.name)
         write_text(run_dir / "recipe.yaml", recipe.to_yaml())
         manifest.begin()
-        log.write(f"=== attempt {len(manifest.attempts)}, {now()}, pid {os.getpid()}\n".encode())
-        with Display(console, len(jobs)) as display, _signals() as stop:
+        head = f"=== attempt {len(manifest.attempts)}, {now()}, pid {os.getpid()}\n"
+        with _log(run_dir, head) as log, Display(console, len(jobs)) as display, _signals() as stop:
             run = _Run(recipe, jobs, manifest, display, log, lock, stop, set(again))
             return run.to_the_end()
 
 
 @contextlib.contextmanager
-def _log(run_dir: Path) -> Iterator[IO[bytes]]:
+def _log(run_dir: Path, head: str) -> Iterator[IO[bytes]]:
+    path = run_dir / "log.txt"
     try:
-        file = (run_dir / "log.txt").open("ab", buffering=0)
+        file = path.open("ab", buffering=0)
+        file.write(head.encode())
     except OSError as error:
-        stored = storage_error(error, str(run_dir / "log.txt"))
-        raise stored or UsageError(f"{run_dir / 'log.txt'}: cannot write ({error.strerror})") from error
+        stored = storage_error(error, str(path))
+        raise stored or UsageError(f"{path}: cannot write ({error.strerror})") from error
     with file:
         yield file
 

@@ -13,6 +13,7 @@ In:  {"job": {...}}                       Out: {"progress": [done, total, note]}
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -69,16 +70,22 @@ def main() -> None:
 def answer(job: Mapping[str, Any], send: Send) -> dict[str, Any]:
     """Run one job and return the message that says how it ended. Progress goes through `send`."""
     began = time.monotonic()
-    print(f"--- {job['id']} starts", file=sys.stderr, flush=True)
+    _log(f"--- {job['id']} starts\n")
     try:
         metrics, outputs = perform(job, send)
         seconds = round(time.monotonic() - began, 3)
-        print(f"--- {job['id']} done in {seconds:.1f} s", file=sys.stderr, flush=True)
+        _log(f"--- {job['id']} done in {seconds:.1f} s\n")
         return {"done": {"metrics": metrics, "outputs": outputs, "seconds": seconds}}
     except BaseException as error:  # noqa: BLE001 - reported to the parent, whatever it is
-        traceback.print_exc(file=sys.stderr)
-        sys.stderr.flush()
+        _log(traceback.format_exc())
         return {"error": _describe(error, job["id"])}
+
+
+def _log(text: str) -> None:
+    # On a full disk the log cannot be written; that must not hide the reason, which goes to the parent.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def perform(job: Mapping[str, Any], send: Send) -> tuple[dict[str, Any], dict[str, str]]:
