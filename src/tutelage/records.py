@@ -30,7 +30,8 @@ ClosedBy = Literal["model", "budget", "none", "unknown"]
 class Problem:
     """One question. `gold` is the reference answer (None: unknown); `checker` names how an answer is
     judged: `exact`, `number`, `math`, or a user's function as `path/to/file.py:function` or
-    `package.module:function`. `parents` are ids of problems this one was derived from; `metadata` is JSON-serialisable."""
+    `package.module:function`. `parents` are ids of problems this one was derived from; `metadata` is
+    JSON-serialisable."""
 
     id: str
     question: str
@@ -50,9 +51,9 @@ class Trace:
     `sample` counts attempts at the same problem by the same maker from 0. `request_key` is the ledger's key
     ("" when nothing was bought). Token counts are exact counts of token ids, sampled and forced (written by
     the thinking policy) apart; None means that the maker does not tell. `forced_spans` are half-open
-    character ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`, the policy's
-    `budget`, `none` (never closed), or `unknown`. `cost` is in US dollars, None when the price is unknown.
-    `supersedes` is the id of the trace this one replaces after a retry.
+    character ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`,
+    the policy's `budget`, `none` (never closed), or `unknown`. `cost` is in US dollars, None when the price
+    is unknown. `supersedes` is the id of the trace this one replaces after a retry.
     """
 
     id: str

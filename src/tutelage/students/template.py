@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from jinja2.exceptions import TemplateError
@@ -69,8 +70,23 @@ def render_prompt(tokenizer: Any, template: Template, question: str) -> list[int
     """Ids of everything before the reply.
 
     Raises UsageError when the chat template refuses the system message or drops the question."""
-    texts = {"question": question}
+    ids: list[int] = []
+    for piece in _frame(tokenizer, template, _state(tokenizer)):
+        ids += encode_text(tokenizer, question) if piece is None else piece
+    return ids
+
+
+def _state(tokenizer: Any) -> tuple[Any, ...]:
+    """What a tokenizer's renderings depend on and a caller may change: part of the key of what is kept."""
+    return getattr(tokenizer, "chat_template", None), tokenizer.eos_token_id, len(tokenizer)
+
+
+@lru_cache(maxsize=64)
+def _frame(tokenizer: Any, template: Template, state: tuple[Any, ...]) -> tuple[tuple[int, ...] | None, ...]:
+    """The prompt's ids around the question, None where the question goes: rendering is slow, and the same for
+    all questions."""
     messages = [{"role": "user", "content": _SLOTS["question"]}]
+    texts = {}
     if template.system is not None:
         texts["system"] = template.system
         messages.insert(0, {"role": "system", "content": _SLOTS["system"]})
@@ -86,16 +102,18 @@ def render_prompt(tokenizer: Any, template: Template, question: str) -> list[int
     bare = frame.rstrip()
     if bare.endswith(template.think_open):
         frame = bare[: -len(template.think_open)]
-    ids: list[int] = []
+    pieces: list[tuple[int, ...] | None] = []
     for piece in re.split("|".join(f"({slot})" for slot in _SLOTS.values()), frame):
         name = next((name for name, slot in _SLOTS.items() if slot == piece), None)
-        if name is not None:
-            ids += encode_text(tokenizer, texts[name])
+        if name == "question":
+            pieces.append(None)
+        elif name is not None:
+            pieces.append(tuple(encode_text(tokenizer, texts[name])))
         elif piece:
-            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+            pieces.append(tuple(tokenizer(piece, add_special_tokens=False)["input_ids"]))
     if template.thinking and template.prefill:
-        ids += markers(tokenizer, template).open
-    return ids
+        pieces.append(markers(tokenizer, template).open)
+    return tuple(pieces)
 
 
 def render_completion(tokenizer: Any, template: Template, thinking: str, answer: str) -> list[int]:
@@ -121,6 +139,11 @@ def render_completion(tokenizer: Any, template: Template, thinking: str, answer:
 def markers(tokenizer: Any, template: Template) -> Markers:
     """The ids that delimit thinking, and those that end a reply. Without thinking `open` and `close` are
     empty."""
+    return _markers(tokenizer, template, _state(tokenizer))
+
+
+@lru_cache(maxsize=64)
+def _markers(tokenizer: Any, template: Template, state: tuple[Any, ...]) -> Markers:
     ends = {end_of_turn(tokenizer)}
     if tokenizer.eos_token_id is not None:
         ends.add(tokenizer.eos_token_id)
@@ -159,6 +182,11 @@ def split_completion(tokenizer: Any, template: Template, completion: Sequence[in
 def end_of_turn(tokenizer: Any) -> int:
     """The id that ends the assistant's turn: the first added token after its text in the chat template, else
     the tokenizer's end of text. Raises UsageError when there is neither."""
+    return _end_of_turn(tokenizer, _state(tokenizer))
+
+
+@lru_cache(maxsize=64)
+def _end_of_turn(tokenizer: Any, state: tuple[Any, ...]) -> int:
     if getattr(tokenizer, "chat_template", None):
         turns = [
             {"role": "user", "content": _SLOTS["question"]},
