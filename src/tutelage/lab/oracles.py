@@ -55,7 +55,7 @@ def slip(rng: random.Random, story: Story, probability: float) -> tuple[int, ...
     for step in story.steps:
         if step.operation == MULTIPLY:
             value = (value + step.amount) % 10 if rng.random() < probability else step.apply(value)
-        else:
+        elif step.acts:
             value = step.apply(value)
             if rng.random() < probability / 8:
                 value = (value + rng.choice((1, 9))) % 10
@@ -65,15 +65,15 @@ def slip(rng: random.Random, story: Story, probability: float) -> tuple[int, ...
 
 def _detailed(story: Story, values: tuple[int, ...]) -> str:
     pairs = zip(story.steps, values, strict=True)
-    return "".join(f". {step.name} {step.operation} {step.amount}: {value}" for step, value in pairs)
+    return "".join(f". {step}: {value}" for step, value in pairs if step.acts)
 
 
 def _terse(story: Story, values: tuple[int, ...], skip: int) -> str:
-    last = len(story.steps) - 1
+    acting = [(step, value) for step, value in zip(story.steps, values, strict=True) if step.acts]
     return "".join(
         f". {step.name}: {value}"
-        for i, (step, value) in enumerate(zip(story.steps, values, strict=True))
-        if i == last or step.operation == MULTIPLY or step.amount > skip
+        for step, value in acting
+        if step is acting[-1][0] or step.operation == MULTIPLY or step.amount > skip
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tutelage.lab.world import AMOUNTS, NAMES, QUESTION_END
+from tutelage.lab.world import AMOUNTS, NAMES, QUESTION_END, WATCH
 
 PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<unk>", "<|user|>", "<|assistant|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
@@ -34,12 +34,13 @@ def phrases() -> tuple[str, ...]:
         *APPENDED,
         *(f": {digit}" for digit in range(10)),
         *(f". {name}" for name in NAMES),
+        f" {WATCH}",
         *(f" {operation} {amount}" for operation, amounts in AMOUNTS.items() for amount in amounts),
     )
 
 
 def build_tokenizer() -> Any:
-    """A `PreTrainedTokenizerFast` over the closed vocabulary (60 tokens)."""
+    """A `PreTrainedTokenizerFast` over the closed vocabulary (61 tokens)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,8 +1,9 @@
 """The lab world: word problems about a counter with one digit.
 
-A problem reads: "Counter: 4. Ann adds 3. Ben takes 7. Cleo multiplies by 3. What does the counter show?" The
+A problem reads: "Counter: 4. Ann adds 3. Ben watches. Cleo multiplies by 3. What does the counter show?" The
 counter has one wheel with the digits 0 to 9 and rolls over both ways, so every value is taken modulo 10. The
-number of steps is the difficulty.
+number of people who act is the difficulty; onlookers are to be passed over, which keeps a student from
+learning places instead of names.
 
 Promises: the same seed makes the same problems; no two problems of a split share their question, also across
 train and test; difficulties are equally frequent (to within one problem).
@@ -23,7 +24,7 @@ NAMES = (
     "Ann", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "Jo",
     "Kim", "Leo", "Mia", "Ned", "Ola", "Pia",
 )  # fmt: skip
-ADD, TAKE, MULTIPLY = "adds", "takes", "multiplies by"
+ADD, TAKE, MULTIPLY, WATCH = "adds", "takes", "multiplies by", "watches"
 AMOUNTS: Mapping[str, tuple[int, ...]] = {
     ADD: tuple(range(1, 10)),
     TAKE: tuple(range(1, 10)),
@@ -41,8 +42,18 @@ class Step:
     operation: str
     amount: int
 
+    @property
+    def acts(self) -> bool:
+        """Whether this person changes the counter; an onlooker does not."""
+        return self.operation != WATCH
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.operation} {self.amount}" if self.acts else f"{self.name} {self.operation}"
+
     def apply(self, value: int) -> int:
         """The counter's digit after this step."""
+        if not self.acts:
+            return value
         if self.operation == ADD:
             return (value + self.amount) % 10
         if self.operation == TAKE:
@@ -67,17 +78,23 @@ class Story:
 
     def question(self) -> str:
         """The problem as a person reads it."""
-        acts = "".join(f". {s.name} {s.operation} {s.amount}" for s in self.steps)
+        acts = "".join(f". {step}" for step in self.steps)
         return f"Counter: {self.start}{acts}{QUESTION_END}"
 
 
-def draw_story(rng: random.Random, steps: int) -> Story:
-    """A story of `steps` steps: the kind of each operation is drawn first, then its amount."""
-    names = rng.sample(NAMES, steps)
-    operations = [rng.choice((ADD, TAKE, MULTIPLY)) for _ in names]
+def draw_story(rng: random.Random, steps: int, onlookers: int = 0) -> Story:
+    """A story of `steps` people who act and up to `onlookers` who only watch, in random places. The kind of
+    each operation is drawn first, then its amount."""
+    watching = rng.randint(0, onlookers)
+    names = rng.sample(NAMES, steps + watching)
+    operations = [rng.choice((ADD, TAKE, MULTIPLY)) for _ in range(steps)] + [WATCH] * watching
+    rng.shuffle(operations)
     return Story(
         start=rng.randrange(10),
-        steps=tuple(Step(n, o, rng.choice(AMOUNTS[o])) for n, o in zip(names, operations, strict=True)),
+        steps=tuple(
+            Step(name, kind, rng.choice(AMOUNTS[kind]) if kind in AMOUNTS else 0)
+            for name, kind in zip(names, operations, strict=True)
+        ),
     )
 
 
@@ -93,7 +110,7 @@ def to_problem(story: Story) -> Problem:
         source="tutelage lab world",
         licence="CC0-1.0",
         metadata={
-            "difficulty": len(story.steps),
+            "difficulty": sum(step.acts for step in story.steps),
             "start": story.start,
             "steps": [[s.name, s.operation, s.amount] for s in story.steps],
         },
@@ -111,21 +128,29 @@ def to_story(metadata: Mapping[str, Any]) -> Story:
 
 
 def make_problems(
-    count: int, *, min_steps: int, max_steps: int, seed: int, exclude: Iterable[str] = ()
+    count: int,
+    *,
+    min_steps: int,
+    max_steps: int,
+    onlookers: int = 0,
+    seed: int,
+    exclude: Iterable[str] = (),
 ) -> list[Problem]:
-    """`count` distinct problems with `min_steps` to `max_steps` steps, in turn; no id of `exclude`.
+    """`count` distinct problems with `min_steps` to `max_steps` acting people, in turn, and up to `onlookers`
+    who only watch; no id of `exclude`.
 
     Raises UsageError when the range is empty or so small that no further distinct problem is found."""
-    if not 1 <= min_steps <= max_steps <= len(NAMES):
+    if not 1 <= min_steps <= max_steps or onlookers < 0 or max_steps + onlookers > len(NAMES):
         raise UsageError(
-            f"steps must be 1 <= min_steps <= max_steps <= {len(NAMES)}, got {min_steps}..{max_steps}"
+            f"steps must be 1 <= min_steps <= max_steps and max_steps + onlookers at most {len(NAMES)}, got "
+            f"{min_steps}..{max_steps} and {onlookers}"
         )
     rng = random.Random(f"lab-world-{seed}")
     problems: list[Problem] = []
     taken, misses = set(exclude), 0
     lengths = range(min_steps, max_steps + 1)
     while len(problems) < count:
-        problem = to_problem(draw_story(rng, lengths[len(problems) % len(lengths)]))
+        problem = to_problem(draw_story(rng, lengths[len(problems) % len(lengths)], onlookers))
         if problem.id in taken:
             misses += 1
             if misses > 1000:

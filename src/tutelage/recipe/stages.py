@@ -138,18 +138,21 @@ class LabProblems(StageConfig):
 
 
 class FileProblems(StageConfig):
-    """Problems of the user: files (JSONL, JSON, Parquet) or `hub:owner/name`; `ngram` words in a row shared
-    with a test problem drop a training problem (null: only equal questions do)."""
+    """Problems of the user: files (JSONL, JSON, Parquet) or `hub:owner/name`. Without a `test` source,
+    `hold_out` problems drawn with `seed` are set aside as the test. `ngram` words in a row shared with a test
+    problem drop a training problem (null: only equal questions do)."""
 
     kind: Literal["problems"]
     train: LocalOrName
-    test: LocalOrName
+    test: LocalOrName | None = None
+    hold_out: Positive | None = None
+    seed: int = 0
     columns: Mapping[str, str] | None = None
     train_split: str = "train"
     test_split: str = "test"
     train_limit: Positive | None = None
     test_limit: Positive | None = None
-    checker: str = "number"
+    checker: LocalOrName = "number"
     source: str = ""
     licence: str = ""
     ngram: Positive | None = 13
@@ -336,7 +339,7 @@ KINDS: dict[str, StageKind] = {
             "sweep",
             Sweep,
             f"{_JOBS}.measuring:sweep_arm",
-            (Output("curve", "metrics/{job}.json", "curve"),),
+            (Output("curve", "metrics/{job}", "curve"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
         ),

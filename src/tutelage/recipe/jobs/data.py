@@ -24,7 +24,7 @@ from tutelage.problems.files import read_problems
 from tutelage.recipe import stages
 from tutelage.recipe.files import write_text
 from tutelage.recipe.stage import JobContext
-from tutelage.records import Problem, Trace, Verdict, by_id, read_records, write_records
+from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash, write_records
 from tutelage.teachers import money
 from tutelage.teachers.collect import Teacher, collect
 from tutelage.teachers.endpoint import EndpointTeacher
@@ -62,13 +62,30 @@ def file_problems(ctx: JobContext[stages.FileProblems]) -> dict[str, Any]:
     train = read_problems(
         config.train, split=_split(config.train, config.train_split), limit=config.train_limit, **common
     )
-    test = read_problems(
-        config.test, split=_split(config.test, config.test_split), limit=config.test_limit, **common
-    )
+    if (config.test is None) == (config.hold_out is None):
+        raise UsageError(
+            f"stage {ctx.stage}: give either test (a source) or hold_out (how many to set aside)"
+        )
+    if config.test is not None:
+        split = _split(config.test, config.test_split)
+        test = read_problems(config.test, split=split, limit=config.test_limit, **common)
+    else:
+        train, test = _set_aside(train, config.hold_out or 0, config.seed, ctx.stage)
     kept, drops = decontaminate(train, test, ngram=config.ngram)
     if not kept:
-        raise UsageError(f"{config.train}: every training problem is in the test set {config.test}")
+        raise UsageError(f"{config.train}: every training problem is in the test set as well")
     return _write_problems(ctx, kept, test, drops)
+
+
+def _set_aside(
+    problems: list[Problem], count: int, seed: int, stage: str
+) -> tuple[list[Problem], list[Problem]]:
+    """Training problems, and `count` test problems; which ones depends on their ids and the seed alone."""
+    if count >= len(problems):
+        raise UsageError(f"stage {stage}: hold_out {count} leaves no training problem of {len(problems)}")
+    order = sorted(problems, key=lambda problem: stable_hash(seed, problem.id))
+    chosen = {problem.id for problem in order[:count]}
+    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
 
 
 def _split(source: str, split: str) -> str | None:

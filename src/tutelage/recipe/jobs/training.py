@@ -7,6 +7,7 @@ Does not: hold a room's logic.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tutelage.curate.rejection import reject
 from tutelage.errors import UsageError
 from tutelage.recipe import stages
 from tutelage.recipe.stage import JobContext
-from tutelage.records import Problem, Trace, Verdict, by_id, read_records
+from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
 from tutelage.students.pretrained import Student, load_student, save_student
 from tutelage.students.template import Template
 from tutelage.train.examples import build_examples, gold_traces
@@ -60,7 +61,9 @@ def train(ctx: JobContext[stages.Train]) -> dict[str, Any]:
     """One fine-tuned arm for one seed."""
     config = ctx.config
     torch.set_num_threads(ctx.threads)
-    problems = [p for source in ctx.inputs["problems"] for p in read_records(source.path, Problem)]
+    # The same problem may come from two sources; two problems under one id are refused by `by_id`.
+    read = (p for source in ctx.inputs["problems"] for p in read_records(source.path, Problem))
+    problems = list({stable_hash(asdict(p)): p for p in read}.values())
     chosen, numbers = _choose(ctx, problems)
     begun = load_student(str(ctx.path("model")))
     made = build_examples(
