@@ -1,4 +1,4 @@
-"""The report of a finished run, made again from its folder.
+"""The report of a finished run, made again from its folder, and its tables in a document.
 
 Promises: runs the stages that show the run (`sees_run`) and nothing else; an unfinished run is refused
 with what is missing.
@@ -7,13 +7,16 @@ Does not: render (the stage does).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from tutelage.errors import UsageError
+from tutelage.recipe.files import write_text
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.run import run_recipe
 from tutelage.recipe.stage import StageKind
+from tutelage.report.tables import insert, markdown
 
 
 def report_again(run_dir: Path, *, kinds: Mapping[str, StageKind] | None = None) -> list[Path]:
@@ -36,3 +39,19 @@ def report_again(run_dir: Path, *, kinds: Mapping[str, StageKind] | None = None)
         )
     result = run_recipe(recipe, run_dir, again=showing)
     return [run_dir / path for job in result.jobs if job.stage in showing for path in job.outputs.values()]
+
+
+def write_tables(run_dir: Path, document: Path, name: str) -> None:
+    """Write the tables of the run in `run_dir` into the block `name` of the Markdown file `document`.
+
+    Raises UsageError when the run has no summary yet, or the document has no such block."""
+    summary = run_dir / "metrics" / "summary.json"
+    if not summary.is_file():
+        raise UsageError(f"{run_dir}: no metrics/summary.json; finish the run first")
+    if not document.is_file():
+        raise UsageError(f"{document}: no such file")
+    try:
+        text = insert(document.read_text(encoding="utf-8"), name, markdown(json.loads(summary.read_text())))
+    except UsageError as error:
+        raise UsageError(f"{document}: {error}") from error
+    write_text(document, text)

@@ -7,6 +7,7 @@ Does not: hold a room's logic.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -66,10 +67,21 @@ def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
     policy = ThinkingPolicy(**config.policy.model_dump())
     found = evaluate(problems, local_sampler(teacher, policy, ctx.progress), _check)
     with replace_folder(ctx.outputs["evaluation"]) as folder:
-        write_text(folder / EVALUATION, json.dumps({"arm": config.arm, **found.to_json()}, indent=1))
+        write_text(
+            folder / EVALUATION,
+            json.dumps({"arm": config.arm, "device": _device(student), **found.to_json()}, indent=1),
+        )
         write_records(folder / TRACES, found.traces, Trace)
         write_records(folder / VERDICTS, found.verdicts, Verdict)
-    return {"arm": config.arm, **found.to_json()}
+    return {"arm": config.arm, "device": _device(student), **found.to_json()}
+
+
+def _device(student: Student) -> str:
+    """What it ran on, for people."""
+    device = student.model.device
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"CPU, {os.cpu_count()} cores"
 
 
 def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:

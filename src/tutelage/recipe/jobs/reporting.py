@@ -79,7 +79,17 @@ def _arm(ctx: JobContext[stages.Report], source: Source) -> dict[str, Any]:
         "seed": source.seed,
         **{
             key: found[key]
-            for key in ("accuracy", "ci95", "n", "samples", "thinking_tokens_mean", "closed_by", "finished")
+            for key in (
+                "accuracy",
+                "ci95",
+                "n",
+                "samples",
+                "thinking_tokens_mean",
+                "closed_by",
+                "finished",
+                "undecided",
+                "device",
+            )
         },
         "tokens_seen": trained.get("tokens_seen", 0),
         "tokens_learned": trained.get("tokens_learned", 0),

@@ -1,0 +1,136 @@
+"""The numbers of a run as Markdown tables, and their place in a document.
+
+Promises: every accuracy stands with its interval, n and samples; a document's text outside of the run's own
+block is not touched; the same summary gives the same text.
+Does not: read manifests or compute.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tutelage.errors import UsageError
+from tutelage.report.summary import Arm, Comparison, Point, read_arms, read_comparisons, read_curve
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """Arms, comparisons and the thinking curve as Markdown."""
+    parts = [_facts(summary)]
+    arms, comparisons, curve = read_arms(summary), read_comparisons(summary), read_curve(summary)
+    head: tuple[str, ...]
+    if arms:
+        head = (
+            "arm",
+            "seed",
+            "accuracy, 95 % interval",
+            "n",
+            "samples",
+            "thinking tokens",
+            "tokens seen in training",
+            "teacher calls",
+        )
+        parts.append(_table(head, [_arm(arm) for arm in arms]))
+    if comparisons:
+        head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
+        parts.append(_table(head, [_comparison(row) for row in comparisons]))
+    if curve:
+        head = ("arm", "method", "setting", "seed", "accuracy, 95 % interval", "n", "samples", "tokens")
+        parts.append(_table(head, [_point(point) for point in curve]))
+    return "\n\n".join(parts) + "\n"
+
+
+def insert(document: str, name: str, block: str) -> str:
+    """`document` with the block of the run `name` replaced, between `<!-- run NAME -->` and
+    `<!-- end NAME -->`.
+
+    Raises UsageError when the document has no such pair of lines, or more than one."""
+    start, end = f"<!-- run {name} -->", f"<!-- end {name} -->"
+    if document.count(start) != 1 or document.count(end) != 1 or document.index(start) > document.index(end):
+        raise UsageError(f"the document needs one line {start!r} and, after it, one line {end!r}")
+    before, _, rest = document.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n\n{block.strip()}\n\n{end}{after}"
+
+
+def _facts(summary: Mapping[str, Any]) -> str:
+    versions = summary.get("versions", {})
+    named = ("tutelage", "torch", "transformers", "trl")
+    shown = [f"{name} {versions[name]}" for name in named if name in versions]
+    facts = [", ".join(shown)]
+    devices = sorted({str(arm["device"]) for arm in summary.get("arms", ()) if arm.get("device")})
+    if devices:
+        facts.append(f"device: {'; '.join(devices)}")
+    if summary.get("wall_s"):
+        facts.append(f"{float(summary['wall_s']) / 60:.1f} minutes in all")
+    return _clean("; ".join(fact for fact in facts if fact) + ".")
+
+
+def _arm(arm: Arm) -> tuple[str, ...]:
+    return (
+        arm.name,
+        arm.seed,
+        _percent(arm.accuracy, arm.lo, arm.hi),
+        str(arm.n),
+        _whole(arm.samples),
+        _decimal(arm.thinking_tokens),
+        _whole(arm.tokens_seen),
+        _whole(arm.teacher_calls),
+    )
+
+
+def _comparison(row: Comparison) -> tuple[str, ...]:
+    return (
+        f"{row.a} − {row.b}",
+        row.seed,
+        f"{100 * row.difference:+.1f} [{100 * row.lo:+.1f}, {100 * row.hi:+.1f}]",
+        str(row.n),
+        _p(row.p),
+        _p(row.p_holm),
+    )
+
+
+def _point(point: Point) -> tuple[str, ...]:
+    setting = {
+        "budget": f"at most {_whole(point.budget)}",
+        "wait": f"{_whole(point.waits)} × {point.wait.strip()!r}",
+        "suppress": f"{_whole(point.waits)} closes masked",
+        "vote": f"majority of {_whole(point.votes)}, {point.sampling}",
+    }.get(point.method, point.sampling)
+    return (
+        point.arm,
+        point.method,
+        setting,
+        point.seed,
+        _percent(point.accuracy, point.lo, point.hi),
+        str(point.n),
+        _whole(point.samples),
+        _decimal(point.tokens),
+    )
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(_clean(cell) for cell in line) + " |" for line in lines)
+
+
+def _clean(text: str) -> str:
+    """Text that cannot end a cell or become markup."""
+    return re.sub(r"([|<>`\\*_])", r"\\\1", " ".join(text.split()))
+
+
+def _percent(value: float, lo: float, hi: float) -> str:
+    return f"{100 * value:.1f} % [{100 * lo:.1f}, {100 * hi:.1f}]"
+
+
+def _whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def _decimal(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else ("< 0.001" if value < 0.001 else f"{value:.3f}")
