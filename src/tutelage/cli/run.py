@@ -19,6 +19,12 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given several times."),
     ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", min=1, help="Only so many training and so many test problems of each source."
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="STAGE", help="Only this stage and what it needs; may be repeated."),
@@ -34,15 +40,17 @@ def run(
     Examples:
       tutelage run lab --run-dir runs/demo
       tutelage run lab --run-dir runs/seeds --set seeds=[2,3] --dry-run
+      tutelage run gsm8k --limit 200 --set problems.train=train.jsonl --set problems.test=test.jsonl
       tutelage run my-recipe.yaml --set stages.train.steps=200
     """
     from rich.console import Console
 
     from tutelage.recipe.display import duration
-    from tutelage.recipe.load import load_recipe
+    from tutelage.recipe.load import limited, load_recipe
     from tutelage.recipe.run import run_recipe
 
-    loaded = load_recipe(recipe, overrides=settings or ())
+    overrides = [*(limited(load_recipe(recipe), limit) if limit else ()), *(settings or ())]
+    loaded = load_recipe(recipe, overrides=overrides)
     where = run_dir or Path("runs") / loaded.name
     console = None if dry_run else Console(stderr=True)
     result = run_recipe(loaded, where, console=console, dry_run=dry_run, only=only)

@@ -222,3 +222,17 @@ def path_of(value: str) -> Path | None:
     function = _FUNCTION.match(value)
     path = Path(function["file"] if function else value.removeprefix(FILE_PREFIX))
     return path if path.is_absolute() else None
+
+
+def limited(recipe: Recipe, count: int) -> list[str]:
+    """Overrides that keep every source of problems of `recipe` to its first `count` training and `count` test
+    problems. Raises UsageError when the recipe reads no problems from a source."""
+    names = [
+        f"stages.{stage}.{field}={count}"
+        for stage, config in recipe.stages.items()
+        for field in type(config).model_fields
+        if field in ("train_limit", "test_limit")
+    ]
+    if not names:
+        raise UsageError(f"{recipe.document.source}: no stage reads problems from a source; nothing to limit")
+    return names
