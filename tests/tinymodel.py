@@ -59,6 +59,12 @@ def tiny_llama(vocabulary: int, seed: int = 0, layers: int = 2, width: int = 32,
     return model
 
 
-def tiny_student(seed: int = 0, think_tokens: bool = True, **template: Any) -> Student:
+def tiny_student(seed: int = 0, think_tokens: bool = True, closes: float = 1.0, **template: Any) -> Student:
+    """`closes` above 1 scales the scores of the closing marker, so that a random model closes its
+    thinking."""
     tokenizer = byte_tokenizer(think_tokens)
-    return Student(tiny_llama(len(tokenizer), seed), tokenizer, Template(**template), f"tiny-{seed}")
+    model = tiny_llama(len(tokenizer), seed)
+    if think_tokens:
+        with torch.no_grad():
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids("</think>")] *= closes
+    return Student(model, tokenizer, Template(**template), f"tiny-{seed}")

@@ -77,7 +77,7 @@ def test_a_reply_does_not_depend_on_its_neighbours(sampling):
     assert len({made.ids for made in together}) > 5
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.3)])
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_k=2)])
 def test_a_marker_of_several_tokens_and_withdrawals_do_not_touch_the_neighbours(sampling):
     """The pair of ids that the random model writes most often, taken as the closing marker, makes it close,
     and be refused, all the time."""

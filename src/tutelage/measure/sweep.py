@@ -2,8 +2,9 @@
 
 Promises: every point is over the same problems and, where it is sampled, the same random numbers; a budget's
 point equals a fresh run with that maximum, although one natural trace is re-closed at every budget instead of
-being decoded again (the traces are the same up to the budget, because nothing before it depends on it); the
-tokens of a vote are those of all its attempts together; every point says who closed the thinking.
+being decoded again (the traces are the same up to the budget, because nothing before it depends on it), and
+so do the points that refuse closes, which go on from the first close of that trace; the tokens of a vote are
+those of all its attempts together; every point says who closed the thinking.
 Does not: choose the points, compare arms, or draw.
 
 Methods: `natural` (greedy and sampled), `budget` (s1's maximum with a forced close), `wait` (s1's minimum:
@@ -110,11 +111,11 @@ def sweep(
         for waits in grid.waits:
             policy = replace(grid.policy, refuse_closes=waits, wait=word)
             label = f"{arm}, {waits} x {word.strip()!r}"
-            points.append(measure(label, policy, "wait", waits=waits, wait=word)[0])
+            points.append(measure(label, policy, "wait", replies, waits=waits, wait=word)[0])
     for refused in grid.suppress:
         policy = replace(grid.policy, refuse_closes=refused)
         label = f"{arm}, {refused} closes masked"
-        points.append(measure(label, policy, "suppress", waits=refused)[0])
+        points.append(measure(label, policy, "suppress", replies, waits=refused)[0])
     if grid.votes:
         points += _votes(arm, teacher, problems, check, grid)
         if progress:
