@@ -9,7 +9,7 @@ Does not: choose traces (see `curate`) or train.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from tutelage.errors import UsageError
@@ -109,8 +109,3 @@ def gold_traces(problems: Sequence[Problem], answer: str = "{gold}") -> list[Tra
         )
         for p in problems
     ]
-
-
-def with_answer(traces: Sequence[Trace], problems: Mapping[str, Problem], answer: str) -> list[Trace]:
-    """The traces with their answer text rewritten as `answer` with the problem's gold in `{gold}`."""
-    return [replace(t, answer=answer.format(gold=problems[t.problem_id].gold)) for t in traces]

@@ -8,6 +8,7 @@ Does not: pack, cut, choose data, save, or evaluate.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Literal
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -72,13 +73,19 @@ class SftResult:
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Passes steps on to the caller's progress and keeps the losses."""
+    """Passes steps on to the caller's progress, counts micro-batches, keeps the losses, and stops when one is
+    not finite."""
 
     def __init__(self, steps: int, progress: Progress | None) -> None:
         self.steps, self.progress = steps, progress
         self.losses: list[tuple[int, float]] = []
+        self.fed = 0
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.fed += 1
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.fed += 1
         if self.progress:
             note = f"loss {self.losses[-1][1]:.3f}" if self.losses else ""
             self.progress(state.global_step, self.steps, note)
@@ -86,19 +93,21 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if logs and "loss" in logs:
             self.losses.append((state.global_step, float(logs["loss"])))
+            control.should_training_stop |= not math.isfinite(self.losses[-1][1])
 
 
 class _Counting:
-    """TRL's collator, counting what it hands out."""
+    """TRL's collator; `made` holds (tokens, tokens under the loss) of each micro-batch. The loader makes one
+    ahead of training, so the last of them may never be fed."""
 
     def __init__(self, pad: int) -> None:
         self.inner = DataCollatorForLanguageModeling(pad_token_id=pad)
-        self.seen = self.learned = 0
+        self.made: list[tuple[int, int]] = []
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         batch = self.inner(rows)
-        self.seen += int(batch["attention_mask"].sum())
-        self.learned += int((batch["labels"] != IGNORE).sum())
+        seen, learned = batch["attention_mask"].sum(), (batch["labels"] != IGNORE).sum()
+        self.made.append((int(seen), int(learned)))
         return batch
 
 
@@ -107,13 +116,16 @@ def train_sft(
 ) -> SftResult:
     """Fine-tune `student` on `examples` and give back what was done.
 
-    Raises UsageError for settings that cannot work (no steps, more micro-batches than samples)."""
+    Raises UsageError for settings that cannot work (no steps, a batch that does not divide) and when the loss
+    is no longer finite."""
     if settings.steps < 1:
         raise UsageError(f"steps is {settings.steps}; training needs at least 1")
-    if settings.accumulate < 1 or settings.batch % settings.accumulate:
+    if settings.accumulate < 1 or settings.batch < 1 or settings.batch % settings.accumulate:
         raise UsageError(
             f"batch {settings.batch} does not divide into accumulate {settings.accumulate} parts"
         )
+    if not examples:
+        raise UsageError("there is no example to train on")
     started = time.monotonic()
     tokenizer = student.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
@@ -136,18 +148,24 @@ def train_sft(
             processing_class=tokenizer,
             callbacks=[watch],
         )
-        trainer.train()
-        epochs = float(trainer.state.epoch or 0.0)
+        trainer.remove_callback(PrinterCallback)  # it prints every log to stdout
+        average = float(trainer.train().training_loss)
+        steps, epochs = int(trainer.state.global_step), float(trainer.state.epoch or 0.0)
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if settings.lora:
         trained = trained.merge_and_unload()
     trained.eval()
     if trained is not student.model and not settings.lora:
         raise RuntimeError("the trainer replaced the model instead of training it in place")
+    if not math.isfinite(average):
+        raise UsageError(
+            f"the loss is no longer a number by step {steps}; lower learning_rate {settings.learning_rate:g}"
+        )
+    fed = collator.made[: watch.fed]
     return SftResult(
-        steps=settings.steps,
-        tokens_seen=collator.seen,
-        tokens_learned=collator.learned,
+        steps=steps,
+        tokens_seen=sum(seen for seen, _ in fed),
+        tokens_learned=sum(learned for _, learned in fed),
         epochs=round(epochs, 3),
         seconds=round(time.monotonic() - started, 3),
         losses=watch.losses,
@@ -180,13 +198,14 @@ def _arguments(settings: SftSettings, scratch: Path, on_cpu: bool) -> SFTConfig:
         seed=settings.seed,
         data_seed=settings.seed,
         bf16=settings.bf16,
-        gradient_checkpointing=settings.checkpointing,
+        activation_checkpointing=settings.checkpointing,
         use_cpu=on_cpu,
         # Rows are ready: ids, labels and nothing to cut.
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
         remove_unused_columns=False,
         logging_steps=max(1, settings.steps // 20),
+        logging_nan_inf_filter=False,
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,

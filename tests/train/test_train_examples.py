@@ -1,0 +1,116 @@
+"""Examples: what is learned, what is not, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinymodel import byte_tokenizer
+from tutelage.errors import UsageError
+from tutelage.records import Problem, Trace
+from tutelage.students.template import Template, end_of_turn, render_completion, render_prompt
+from tutelage.train.examples import IGNORE, build_examples, gold_traces
+
+TOKENIZER = byte_tokenizer()
+PROBLEMS = {f"p{n}": Problem(f"p{n}", f"What is {n} + {n}?", gold=str(2 * n)) for n in range(4)}
+
+
+def trace(number: int, thinking: str = "", answer: str = "", sample: int = 0) -> Trace:
+    name = f"t{number}-{sample}"
+    return Trace(name, f"p{number}", sample, "m", answer or f"It is {2 * number}.", thinking=thinking)
+
+
+HOSTILE = st.text(
+    st.sampled_from("ab .\n<|/>é🙂") | st.characters(exclude_categories=["Cs"]), max_size=30
+) | st.sampled_from(["</think>", "<|end|>", "x<|user|>y", "<think>\n"])
+
+
+@given(
+    question=HOSTILE,
+    thinking=HOSTILE,
+    answer=HOSTILE.filter(lambda text: text.strip()),
+    prefill=st.booleans(),
+    system=st.none() | HOSTILE,
+)
+def test_the_loss_is_on_the_reply_alone_and_the_prompt_is_that_of_inference(
+    question: str, thinking: str, answer: str, prefill: bool, system: str | None
+) -> None:
+    template = Template(prefill=prefill, system=system)
+    problems = {"p": Problem("p", question)}
+    made = build_examples(
+        TOKENIZER, template, problems, [Trace("t", "p", 0, "m", answer, thinking=thinking)], max_length=9999
+    )
+    (example,) = made.examples
+    prompt = render_prompt(TOKENIZER, template, question)
+    reply = render_completion(TOKENIZER, template, thinking, answer)
+    assert example.input_ids == prompt + reply
+    assert example.labels == [IGNORE] * len(prompt) + reply
+    # The end of the turn is learned, and nothing that a text says ends it earlier.
+    end = end_of_turn(TOKENIZER)
+    assert example.labels[-1] == end and example.labels.count(end) == 1
+    assert made.too_long == [] and (example.problem_id, example.trace_id) == ("p", "t")
+
+
+def test_thinking_stands_before_the_answer_or_is_left_out() -> None:
+    with_thinking = trace(1, thinking="one and one")
+    whole = build_examples(TOKENIZER, Template(), PROBLEMS, [with_thinking]).examples[0]
+    bare = build_examples(TOKENIZER, Template(), PROBLEMS, [with_thinking], target="answer").examples[0]
+    learned = TOKENIZER.decode([number for number in whole.labels if number != IGNORE])
+    assert learned == "one and one</think>It is 2.<|end|>"
+    assert TOKENIZER.decode([n for n in bare.labels if n != IGNORE]) == "</think>It is 2.<|end|>"
+
+
+def test_examples_come_in_the_order_of_the_traces_one_each() -> None:
+    traces = [trace(2), trace(0), trace(2, sample=1), trace(3)]
+    made = build_examples(TOKENIZER, Template(), PROBLEMS, traces)
+    assert [example.trace_id for example in made.examples] == [each.id for each in traces]
+
+
+def test_a_sample_over_the_limit_is_refused_by_name_or_dropped_and_counted_never_cut() -> None:
+    traces = [trace(0), trace(1, thinking="x" * 200), trace(2)]
+    lengths = [len(e.input_ids) for e in build_examples(TOKENIZER, Template(), PROBLEMS, traces).examples]
+    with pytest.raises(UsageError, match=rf"trace t1-0 has {lengths[1]} tokens, more than max_length 100"):
+        build_examples(TOKENIZER, Template(), PROBLEMS, traces, max_length=100)
+    made = build_examples(TOKENIZER, Template(), PROBLEMS, traces, max_length=100, too_long="drop")
+    assert made.too_long == ["t1-0"]
+    assert [len(example.input_ids) for example in made.examples] == [lengths[0], lengths[2]]
+    # Exactly at the limit is not over it.
+    exact = build_examples(TOKENIZER, Template(), PROBLEMS, traces, max_length=lengths[1])
+    assert len(exact.examples) == 3
+    with pytest.raises(UsageError, match="every trace is longer than max_length 5"):
+        build_examples(TOKENIZER, Template(), PROBLEMS, traces, max_length=5, too_long="drop")
+
+
+@pytest.mark.parametrize(
+    ("traces", "message"),
+    [
+        ([], "there is no trace to train on"),
+        ([trace(9)], "trace t9-0: its problem p9 is not among the problems given"),
+        ([trace(0), trace(1, answer=" \n ")], "trace t1-0 has no answer to learn"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_in_one_line(traces: list[Trace], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        build_examples(TOKENIZER, Template(), PROBLEMS, traces)
+    assert "\n" not in str(caught.value)
+
+
+def test_thinking_for_a_student_without_thinking_is_refused() -> None:
+    template = Template(thinking=False)
+    with pytest.raises(UsageError, match="thinking is switched off"):
+        build_examples(TOKENIZER, template, PROBLEMS, [trace(1, thinking="hm")])
+    (plain,) = build_examples(
+        TOKENIZER, template, PROBLEMS, [trace(1, thinking="hm")], target="answer"
+    ).examples
+    assert TOKENIZER.decode([n for n in plain.labels if n != IGNORE]) == "It is 2.<|end|>"
+
+
+def test_gold_answers_are_traces_without_thinking() -> None:
+    problems = list(PROBLEMS.values())
+    traces = gold_traces(problems, "The answer is {gold}.")
+    assert [each.answer for each in traces] == [f"The answer is {2 * n}." for n in range(4)]
+    assert all(not each.thinking and not each.request_key for each in traces)
+    assert len({each.id for each in traces}) == 4
+    with pytest.raises(UsageError, match="problem q has no gold answer"):
+        gold_traces([*problems, Problem("q", "Why?")])
