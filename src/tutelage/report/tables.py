@@ -116,8 +116,8 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Text that cannot end a cell or become markup."""
-    return re.sub(r"([|<>`\\*_])", r"\\\1", " ".join(text.split()))
+    """Text that cannot end a cell or become markup: tags, emphasis, code, entities, mathematics, links."""
+    return re.sub(r"([|<>`\\*_&~$]|\](?=[(\[])|:(?=//))", r"\\\1", " ".join(text.split()))
 
 
 def _percent(value: float, lo: float, hi: float) -> str:
