@@ -57,6 +57,25 @@ def test_what_is_missing_is_refused():
         scores_by_problem(made, judged[:-1])
 
 
+def test_what_is_too_much_is_refused():
+    made = traces(2)
+    judged = verdicts(made, ["correct"] * 8)
+    with pytest.raises(UsageError, match="1 problems with replies were not asked, p3"):
+        summed_up(PROBLEMS[:3], made, judged)
+    with pytest.raises(UsageError, match="9 verdicts for 8 replies"):
+        summed_up(PROBLEMS, made, [*judged, Verdict("other", "p0", "undecided", "", "exact")])
+
+
+def test_samples_do_not_narrow_the_interval_as_if_they_were_problems():
+    """Twelve equal samples of each of four problems tell no more about the problems than one."""
+    made = traces(12)
+    judged = verdicts(made, ["correct" if t.problem_id in ("p0", "p1") else "incorrect" for t in made])
+    found = summed_up(PROBLEMS, made, judged)
+    pooled = wilson(24, 48)
+    assert found.accuracy == 0.5
+    assert found.ci95[1] - found.ci95[0] > 1.5 * (pooled.hi - pooled.lo)
+
+
 def test_unknown_token_counts_stay_unknown():
     made = [Trace(f"{p.id}", p.id, 0, "m", "1") for p in PROBLEMS]
     assert summed_up(PROBLEMS, made, verdicts(made, ["correct"] * 4)).thinking_tokens_mean is None

@@ -97,9 +97,7 @@ def test_a_vote_costs_the_tokens_of_all_its_attempts_and_a_vote_of_one_is_the_me
     many = LocalTeacher(TEACHER.student, "tiny", Sampling(0.7), samples=4, seed=3, max_answer=6)
     found = evaluate(PROBLEMS, local_sampler(many, NATURAL), check)
     assert sampled["accuracy"] == pytest.approx(found.accuracy)
-    # A reply without an answer never wins, so a vote of one can only be a little worse than the mean.
-    empty = sum(not t.answer for t in found.traces) / len(found.traces)
-    assert found.accuracy - empty - 1e-9 <= votes[1]["accuracy"] <= found.accuracy + 1e-9
+    assert votes[1]["accuracy"] == pytest.approx(found.accuracy)
     for size, row in votes.items():
         assert row["thinking_tokens_mean"] == pytest.approx(size * found.thinking_tokens_mean)
         assert row["ci95"][0] <= row["accuracy"] <= row["ci95"][1]
@@ -109,6 +107,69 @@ def test_all_right_answers_vote_together():
     right = [Verdict("t", "p", "correct", "", "math", text) for text in ("1/2", "0.5")]
     assert canonical(right[0]) == canonical(right[1])
     assert canonical(Verdict("t", "p", "incorrect", "", "math", None)) is None
+
+
+def test_wrong_answers_of_equal_text_vote_together_and_never_with_the_right_ones():
+    def judged(outcome, extracted):
+        return Verdict("t", "p", outcome, "", "number", extracted)
+
+    assert canonical(judged("incorrect", "3")) == canonical(judged("undecided", "3"))
+    assert canonical(judged("incorrect", "3")) != canonical(judged("incorrect", "4"))
+    # No text that a model may write is taken for a right answer.
+    for text in ("right", "wrong: 3", "", "\x00correct", canonical(judged("correct", "3"))):
+        assert canonical(judged("incorrect", text)) != canonical(judged("correct", "3"))
+
+
+def test_a_vote_is_won_by_the_most_given_answer():
+    """Three of four samples agree on a wrong answer: right once in four alone, never in a vote."""
+
+    def check(problems, traces):
+        right, wrong = ("correct", "7"), ("incorrect", "3")
+        judged = [(t, *(wrong if t.sample else right)) for t in traces]
+        return [Verdict(t.id, t.problem_id, outcome, "", "exact", answer) for t, outcome, answer in judged]
+
+    grid = Grid(NATURAL, votes=(1, 3, 4), vote_samples=4)
+    made = {p.row["votes"]: p.row["accuracy"] for p in sweep("arm", TEACHER, PROBLEMS[:3], check, grid)}
+    assert made[1] == pytest.approx(0.25) and made[3] == made[4] == 0
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ThinkingPolicy(min_tokens=4, max_tokens=40, answer_reserve=6),
+        ThinkingPolicy(max_tokens=40, refuse_closes=1, wait=("no", "Hm"), max_waits=1, answer_reserve=6),
+    ],
+)
+def test_points_stay_exact_where_the_natural_policy_refuses_closes(policy):
+    """A reply in which a close was refused cannot be taken up again: it is decoded anew. And masked closes
+    write nothing, also where the natural policy has wait strings."""
+    grid = Grid(policy, budgets=(6, 12), suppress=(2,))
+    natural, *capped, masked = sweep("arm", TEACHER, PROBLEMS, check, grid)
+    assert any(trace.thinking_forced for trace in natural.traces) == (policy.wait is not None)
+    for point, budget in zip(capped, grid.budgets, strict=True):
+        fresh = local_sampler(TEACHER, replace(policy, max_tokens=budget))
+        assert point.traces == list(fresh(PROBLEMS))
+    assert masked.row["thinking_tokens_mean"] > 0
+    assert all(trace.thinking_forced == 0 and trace.forced_spans == () for trace in masked.traces)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"votes": (0,)}, "votes: 0 is no number of voters"),
+        ({"budgets": (8, -1)}, "max_tokens is -1"),
+        (
+            {"budgets": (2,), "policy": ThinkingPolicy(min_tokens=3)},
+            "min_tokens 3 is larger than max_tokens 2",
+        ),
+        ({"waits": (-1,)}, "refuse_closes is -1"),
+        ({"waits": (1,), "wait": ""}, "wait is empty"),
+        ({"waits": (1,), "other_waits": ("",)}, "wait is empty"),
+    ],
+)
+def test_an_impossible_point_is_refused_when_the_grid_is_built(fields, reason):
+    with pytest.raises(UsageError, match=reason):
+        replace(GRID, **{"budgets": (), "waits": (), "votes": (), **fields})
 
 
 def test_progress_is_told_for_every_pass_and_impossible_votes_are_refused():

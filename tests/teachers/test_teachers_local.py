@@ -1,12 +1,18 @@
 """A local model as a source of traces: exact counts, marked text, common random numbers."""
 
-import pytest
+from dataclasses import replace
 
-from tinymodel import tiny_student
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinymodel import tiny_llama, tiny_student
 from tutelage.errors import UsageError
-from tutelage.records import Problem
+from tutelage.lab.tokenizer import build_tokenizer
+from tutelage.records import Problem, Trace, read_records, write_records
 from tutelage.students.template import render_prompt
 from tutelage.teachers.local import LocalTeacher, decode, local_sampler, to_traces
+from tutelage.think.engine import Completion
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
 from tutelage.tokens import encode_text
@@ -62,6 +68,105 @@ def test_forced_text_is_marked_by_its_place_in_the_thinking():
     (trace,) = to_traces(teacher, PROBLEMS[:1], policy, [doctored])
     ((start, end),) = trace.forced_spans
     assert trace.thinking[start:end] == "Wait, é"
+
+
+def marked(pieces, tokenizer=STUDENT.tokenizer):
+    """The trace of a reply whose thinking is `pieces`: (text or ids, forced) in order."""
+    ids, forced = [], bytearray()
+    for piece, by_force in pieces:
+        more = encode_text(tokenizer, piece) if isinstance(piece, str) else piece
+        ids += more
+        forced += bytes([by_force]) * len(more)
+    written = {"thinking": len(ids)} if ids else {}
+    reply = Completion(
+        tuple(ids), bytes(forced), bytes([1]) * len(ids), "stop", "model", written, {}, refused=0, waits=0
+    )
+    teacher = replace(HOT, student=replace(STUDENT, tokenizer=tokenizer), samples=1)
+    (trace,) = to_traces(teacher, PROBLEMS[:1], ThinkingPolicy(), [reply])
+    return trace
+
+
+def covered(trace):
+    """For each character of the thinking whether a forced span holds it; spans are in order and apart."""
+    flat = [edge for span in trace.forced_spans for edge in span]
+    assert flat == sorted(set(flat)) and (not flat or (flat[0] >= 0 and flat[-1] <= len(trace.thinking)))
+    return [any(start <= i < end for start, end in trace.forced_spans) for i in range(len(trace.thinking))]
+
+
+TEXT = st.text(st.sampled_from(" \n\u3000aé–好🎲</think>") | st.characters(codec="utf-8"), max_size=6)
+
+
+@given(st.lists(st.tuples(TEXT, st.booleans()), max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_spans_cover_the_forced_characters_and_no_others(pieces):
+    """Characters of several tokens, forced text at both ends, white space that is cut off."""
+    trace = marked(pieces)
+    text = "".join(piece for piece, _ in pieces)
+    flags = [by_force for piece, by_force in pieces for _ in piece]
+    lead = len(text) - len(text.lstrip())
+    assert trace.thinking == text.strip()
+    assert covered(trace) == flags[lead : lead + len(trace.thinking)]
+
+
+def test_spans_are_right_behind_a_character_that_was_never_finished():
+    half = list(encode_text(STUDENT.tokenizer, "好"))[:2]
+    trace = marked([(" ", False), (half, False), (" Wait", True), (half[:1], False), ("!", True)])
+    assert trace.thinking == "\ufffd Wait\ufffd!"
+    assert trace.forced_spans == ((1, 6), (7, 8))
+
+
+def test_spans_are_right_for_a_tokenizer_of_whole_phrases():
+    tokenizer = build_tokenizer()
+    pieces = [("Counter", False), (". Ann", True), (": 7", False), ("Answer", True)]
+    trace = marked(pieces, tokenizer)
+    assert trace.thinking == "Counter. Ann: 7Answer"
+    assert [trace.thinking[a:b] for a, b in trace.forced_spans] == [". Ann", "Answer"]
+
+
+def test_policies_are_compared_under_common_random_numbers():
+    """Until a policy interferes, a sampled reply is the same under every policy; and it does not depend on
+    which other problems are asked, or in which order."""
+    short, long = (list(decode(HOT, PROBLEMS, ThinkingPolicy(max_tokens=n))) for n in (6, 30))
+    for one, other in zip(short, long, strict=True):
+        own = one.count("thinking")[0]
+        assert one.ids[:own] == other.ids[:own]
+    assert len({reply.ids for reply in long}) == len(long), "samples and problems have numbers of their own"
+    back = list(local_sampler(HOT, WAITING)(PROBLEMS[::-1]))
+    assert sorted(back, key=by_place) == sorted(local_sampler(HOT, WAITING)(PROBLEMS), key=by_place)
+
+
+def by_place(trace):
+    return trace.problem_id, trace.sample
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.95)])
+@pytest.mark.parametrize(
+    "earlier", [ThinkingPolicy(max_tokens=25), ThinkingPolicy(max_tokens=25, min_tokens=9, wait=" Hm")]
+)
+def test_going_on_from_earlier_replies_changes_nothing(sampling, earlier):
+    """For every budget, also above the earlier one, and also where the earlier policy refused closes."""
+    teacher = replace(HOT, sampling=sampling, samples=2)
+    source = decode(teacher, PROBLEMS, earlier)
+    assert any(reply.refused for reply in source) == (earlier.min_tokens > 0)
+    for budget in (0, 1, 2, 7, 24, 25, 40):
+        policy = ThinkingPolicy(max_tokens=budget, close_text="A")
+        assert decode(teacher, PROBLEMS, policy, replay=source) == decode(teacher, PROBLEMS, policy)
+
+
+def test_traces_survive_a_file(tmp_path):
+    policy = replace(WAITING, wait=(" Wait", " Hm"))
+    traces = list(local_sampler(HOT, policy)(PROBLEMS))
+    write_records(tmp_path / "traces.parquet", traces, Trace)
+    assert read_records(tmp_path / "traces.parquet", Trace) == traces
+    assert ThinkingPolicy.from_dict(traces[0].settings["policy"]) == policy
+
+
+def test_rows_of_the_model_beyond_the_tokenizer_are_never_sampled():
+    known = len(STUDENT.tokenizer)
+    wide = replace(STUDENT, model=tiny_llama(known + 200))
+    teacher = LocalTeacher(wide, "m", Sampling(5.0), samples=10)
+    replies = decode(teacher, PROBLEMS[:1], ThinkingPolicy(max_tokens=60))
+    assert max(token for reply in replies for token in reply.ids) < known
 
 
 def test_without_thinking_the_reply_is_the_answer():

@@ -153,6 +153,35 @@ def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
     assert seen[0] == (1, len(one.prompt_ids))
     assert all(shape[1] == 1 for shape in seen[1:]), "nothing is prefilled twice, forced tokens are only fed"
     assert len({m.ids for m in made}) == 5
+    monkeypatch.undo()
+    assert made == [run([request])[0] for request in same], "sharing changes nothing"
+
+
+def test_neighbours_may_have_other_sampling_settings():
+    settings_ = (
+        Sampling(),
+        Sampling(1.0),
+        Sampling(0.8, top_p=0.7),
+        Sampling(1.2, top_k=5),
+        Sampling(3.0, 0.99),
+    )
+    asked = [replace(one, sampling=settings_[i % 5]) for i, one in enumerate(requests(20))]
+    assert run(asked) == [run([request])[0] for request in asked] == run(asked, max_batch=7)
+
+
+def test_forced_ids_are_the_texts_of_the_policy_and_are_counted():
+    policy = ThinkingPolicy(max_tokens=9, close_text="So: ")
+    for made in run(requests(4, policies=(policy,)), prefilled=False):
+        pieces = {
+            phase: [t for t, p in zip(made.ids, made.phases, strict=True) if p == phase] for phase in range(5)
+        }
+        assert tuple(pieces[0]) == MARKS.open and tuple(pieces[2]) == MARKS.close
+        assert made.count("open") == (0, 1) and made.count("thinking") == (9, 0)
+        assert made.count("close") == (0, 1) and made.closed_by == "budget"
+        assert pieces[3][:4] == list(encode("So: ")) and made.count("answer")[1] == 4
+        assert [t for t, f in zip(made.ids, made.forced, strict=True) if f] == [
+            *MARKS.open, *MARKS.close, *encode("So: "),
+        ]  # fmt: skip
 
 
 def test_forbidden_ids_are_never_sampled():

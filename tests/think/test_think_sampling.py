@@ -1,5 +1,7 @@
 """Sampling: exact truncation, the right frequencies, random numbers of the row's own."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -57,6 +59,50 @@ def test_greedy_and_sampled_rows_share_a_batch_and_masked_ids_are_never_taken():
     settings_ = [Sampling(), Sampling(1.0), Sampling(5.0, top_k=1), Sampling(1.0, top_p=0.01)]
     assert choose(logits, settings_, np.array([0.0, 0.0, 0.9, 0.9])) == [3, 0, 3, 3]
     assert choose(logits[:1], [Sampling(100.0)], np.array([1 - 2.0**-53])) == [4]
+
+
+@given(
+    scores=st.lists(st.integers(-20, 20), min_size=2, max_size=12, unique=True),
+    temperature=st.sampled_from([0.3, 1.0, 2.5]),
+    k=st.integers(0, 14),
+    p=st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_distribution_is_that_of_the_definition(scores, temperature, k, p):
+    """The reference, in plain Python: the k best, of these the fewest whose share reaches p, renormalised. An
+    even grid of random numbers meets every token as often as its probability says, to one count."""
+    weights = {token: math.exp(score / 4 / temperature) for token, score in enumerate(scores)}
+    best = sorted(weights, key=weights.__getitem__, reverse=True)[: k or len(scores)]
+    mass, kept, reached = sum(weights[token] for token in best), [], 0.0
+    for token in best:
+        if reached >= p * mass:
+            break
+        kept.append(token)
+        reached += weights[token]
+    n = 1000
+    logits = torch.tensor([scores], dtype=torch.float32).expand(n, -1) / 4
+    picked = choose(logits, [Sampling(temperature, p, k)] * n, (np.arange(n) + 0.5) / n)
+    for token in weights:
+        share = weights[token] / reached if token in kept else 0.0
+        assert abs(picked.count(token) - n * share) <= 1.001
+
+
+def test_a_row_that_needs_the_whole_vocabulary_leaves_its_neighbours_alone():
+    """Equal scores are common in half precision, and a longer list may order them differently."""
+    flat = torch.zeros(3000)
+    ties = torch.randint(0, 4, (3000,), generator=torch.Generator().manual_seed(0)).float()
+    narrow, wide = Sampling(1.0, top_k=50), Sampling(1.0, top_p=0.99)
+    for u in np.linspace(0.01, 0.99, 20):
+        alone = choose(ties[None], [narrow], np.array([u]))
+        assert choose(torch.stack([ties, flat]), [narrow, wide], np.array([u, u]))[:1] == alone
+        plain = choose(ties[None], [Sampling(1.0)], np.array([u]))
+        assert choose(torch.stack([ties, ties]), [Sampling(1.0), narrow], np.array([u, u])) == plain + alone
+
+
+def test_a_temperature_that_rounds_to_zero_is_greedy():
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    for sampling_ in (Sampling(1e-300), Sampling(1e-300, top_p=0.9)):
+        assert choose(logits, [sampling_], np.array([0.999])) == [1]
 
 
 @pytest.mark.parametrize(

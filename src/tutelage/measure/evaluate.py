@@ -66,8 +66,8 @@ def summed_up(
 ) -> Evaluation:
     """The evaluation of traces that were judged already.
 
-    Raises UsageError when a problem has no trace, problems have different numbers of traces, or a trace has
-    no verdict."""
+    Raises UsageError when a problem has no trace, problems have different numbers of traces, a trace has no
+    verdict or belongs to none of the problems, or there are more verdicts than traces."""
     scores = scores_by_problem(traces, verdicts)
     missing = [problem.id for problem in problems if problem.id not in scores]
     if missing:
@@ -75,6 +75,11 @@ def summed_up(
     sizes = {len(scores[problem.id]) for problem in problems}
     if len(sizes) != 1:
         raise UsageError("problems have different numbers of replies; evaluate them in one go")
+    strangers = scores.keys() - {problem.id for problem in problems}
+    if strangers:
+        raise UsageError(f"{len(strangers)} problems with replies were not asked, {min(strangers)} for one")
+    if len(verdicts) != len(traces):
+        raise UsageError(f"{len(verdicts)} verdicts for {len(traces)} replies; judge each reply once")
     found = accuracy([scores[problem.id] for problem in problems])
     return Evaluation(
         traces=list(traces),

@@ -53,6 +53,27 @@ class Grid:
     def __post_init__(self) -> None:
         if self.votes and max(self.votes) > self.vote_samples:
             raise UsageError(f"votes: {max(self.votes)} is more than vote_samples {self.vote_samples}")
+        if self.votes and min(self.votes) < 1:
+            raise UsageError(f"votes: {min(self.votes)} is no number of voters; write 1 or more")
+        # Impossible points are refused here, not after hours of decoding the possible ones.
+        for budget in self.budgets:
+            self.capped(budget)
+        for count in (*self.waits, *self.suppress):
+            self.masked(count)
+        for word in (self.wait, *self.other_waits) if self.waits else ():
+            self.waiting(1, word)
+
+    def capped(self, budget: int) -> ThinkingPolicy:
+        """The policy of a budget's point."""
+        return replace(self.policy, max_tokens=budget)
+
+    def waiting(self, waits: int, word: str) -> ThinkingPolicy:
+        """The policy of a point with the first closes turned into `word`."""
+        return replace(self.policy, refuse_closes=waits, wait=word)
+
+    def masked(self, refused: int) -> ThinkingPolicy:
+        """The policy of the same number of refused closes with nothing written."""
+        return replace(self.policy, refuse_closes=refused, wait=None, max_waits=None)
 
     @property
     def steps(self) -> int:
@@ -104,18 +125,16 @@ def sweep(
     natural, replies = measure(f"{arm}, greedy", grid.policy, "natural")
     points = [natural]
     for budget in grid.budgets:
-        policy = replace(grid.policy, max_tokens=budget)
         label = f"{arm}, at most {budget} tokens"
-        points.append(measure(label, policy, "budget", replies, budget=budget)[0])
+        points.append(measure(label, grid.capped(budget), "budget", replies, budget=budget)[0])
     for word in (grid.wait, *grid.other_waits):
         for waits in grid.waits:
-            policy = replace(grid.policy, refuse_closes=waits, wait=word)
             label = f"{arm}, {waits} x {word.strip()!r}"
+            policy = grid.waiting(waits, word)
             points.append(measure(label, policy, "wait", replies, waits=waits, wait=word)[0])
     for refused in grid.suppress:
-        policy = replace(grid.policy, refuse_closes=refused)
         label = f"{arm}, {refused} closes masked"
-        points.append(measure(label, policy, "suppress", replies, waits=refused)[0])
+        points.append(measure(label, grid.masked(refused), "suppress", replies, waits=refused)[0])
     if grid.votes:
         points += _votes(arm, teacher, problems, check, grid)
         if progress:
@@ -154,8 +173,8 @@ def _votes(
 def canonical(verdict: Verdict) -> str | None:
     """The answer as it is counted in a vote. All right answers are one, however they were written."""
     if verdict.outcome == "correct":
-        return "\x00correct"
-    return verdict.extracted
+        return "right"
+    return None if verdict.extracted is None else f"wrong: {verdict.extracted}"
 
 
 def _row(arm: str, method: str, found: Evaluation, **more: Any) -> dict[str, Any]:

@@ -61,13 +61,16 @@ def decode(
     progress: Progress | None = None,
 ) -> list[Completion]:
     """Completions of every problem, problem by problem, sample by sample. `replay`: completions of the same
-    call under another policy that refused no close; what both policies write alike is not decoded again."""
+    call under another policy; what both policies write alike is not decoded again, unless the other policy
+    refused a close in that reply."""
     tokenizer, template = teacher.student.tokenizer, teacher.student.template
     requests: list[Request] = []
     for problem in problems:
         prompt = tuple(render_prompt(tokenizer, template, problem.question))
         for sample in range(teacher.samples):
             earlier = replay[len(requests)] if replay is not None else None
+            if earlier is not None and earlier.refused:  # a masked close leaves no sign to go by
+                earlier = None
             seed = int(stable_hash(teacher.seed, problem.id, sample), 16)
             requests.append(
                 Request(prompt, policy, teacher.sampling, seed, teacher.max_answer, None, earlier)

@@ -262,6 +262,12 @@ def check_model(model: Any) -> int:
     forward = getattr(model, "get_base_model", lambda: model)().forward
     if getattr(config, "is_encoder_decoder", False):
         raise UsageError(f"{name}: encoder-decoder models cannot be run here; use a decoder-only model")
+    if config.get_text_config() is not config:
+        raise UsageError(
+            f"{name}: models of text and images cannot be run here; load the language model alone"
+        )
+    if getattr(config, "alibi", False):
+        raise UsageError(f"{name}: ALiBi takes positions from where a key lies; use a model with rotary ones")
     if kinds != {"full_attention"} or (sliding and not getattr(config, "layer_types", None)):
         other = sorted(kinds - {"full_attention"}) or ["sliding_attention"]
         raise UsageError(
@@ -275,4 +281,9 @@ def check_model(model: Any) -> int:
         raise UsageError(
             f"{name}: attention {config._attn_implementation!r} is not supported; load it with 'sdpa'"
         )
-    return int(config.max_position_embeddings)
+    context = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # One row beyond this length would change the rotations of all its neighbours.
+        context = min(context, int(rope["original_max_position_embeddings"]))
+    return context

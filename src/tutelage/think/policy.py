@@ -84,8 +84,11 @@ class ThinkingPolicy:
         return (self.wait,) if isinstance(self.wait, str) else self.wait
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-serialisable values."""
-        return asdict(self)
+        """The fields as JSON-serialisable values, the same after a round through JSON."""
+        fields = asdict(self)
+        if isinstance(self.wait, tuple):
+            fields["wait"] = list(self.wait)
+        return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> ThinkingPolicy:

@@ -83,6 +83,7 @@ def choose(logits: Tensor, settings: Sequence[Sampling], u: NDArray[np.float64])
 def _draw(logits: Tensor, settings: Sequence[Sampling], u: NDArray[np.float64]) -> list[int]:
     device, vocabulary = logits.device, logits.shape[-1]
     heat = torch.tensor([one.temperature for one in settings], device=device)[:, None]
+    heat = heat.clamp(min=torch.finfo(heat.dtype).tiny)  # what rounds to 0 must not divide 0 by 0
     scaled = (logits.float() - logits.amax(dim=-1, keepdim=True).float()) / heat
     uniform = torch.from_numpy(u).to(device)
     if not settings[0].truncated:
@@ -93,14 +94,18 @@ def _draw(logits: Tensor, settings: Sequence[Sampling], u: NDArray[np.float64]) 
     # enough.
     width = min(vocabulary, _SHORTLIST)
     kept, ids, enough = _truncate(scaled, width, top_k, top_p)
-    if not enough:
-        kept, ids, _ = _truncate(scaled, vocabulary, top_k, top_p)
-    return ids.gather(1, _inverse(kept, uniform)[:, None])[:, 0].tolist()
+    picked = ids.gather(1, _inverse(kept, uniform)[:, None])[:, 0]
+    # Only the rows that need it: a wider list may order equal scores differently.
+    short = (~enough).nonzero()[:, 0]
+    if len(short):
+        kept, ids, _ = _truncate(scaled[short], vocabulary, top_k[short], top_p[short])
+        picked[short] = ids.gather(1, _inverse(kept, uniform[short])[:, None])[:, 0]
+    return picked.tolist()
 
 
-def _truncate(scaled: Tensor, width: int, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor, bool]:
+def _truncate(scaled: Tensor, width: int, top_k: Tensor, top_p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Probabilities (rows, width) of the best ids with everything outside top-k and then top-p set to 0, the
-    ids, and whether `width` was wide enough for every row."""
+    ids, and for each row whether `width` was wide enough."""
     values, ids = scaled.topk(width, dim=-1)
     rank = torch.arange(width, device=scaled.device)[None, :]
     weights = values.double().exp() * (rank < top_k)
@@ -110,8 +115,8 @@ def _truncate(scaled: Tensor, width: int, top_k: Tensor, top_p: Tensor) -> tuple
     share = weights / torch.where(unlimited, every, weights.sum(dim=-1, keepdim=True))
     before = share.cumsum(dim=-1) - share
     reached = (top_p < 1.0) & (before[:, -1:] + share[:, -1:] >= top_p)
-    enough = width >= scaled.shape[-1] or bool(((top_k <= width) | (unlimited & reached)).all())
-    return share * (before < top_p), ids, enough
+    enough = (top_k <= width) | (unlimited & reached) | (width >= scaled.shape[-1])
+    return share * (before < top_p), ids, enough[:, 0]
 
 
 def _inverse(weights: Tensor, uniform: Tensor) -> Tensor:
