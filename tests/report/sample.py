@@ -86,7 +86,6 @@ def summary(seeds: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
         ],
         "cost": {
             "requests": 9600,
-            "reused": 2400,
             "prompt_tokens": 412_000,
             "completion_tokens": 1_180_000,
             "dollars": None,
@@ -94,16 +93,15 @@ def summary(seeds: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
                 {
                     "teacher": name,
                     "requests": 2400,
-                    "reused": reused,
                     "prompt_tokens": 103_000,
                     "completion_tokens": 295_000,
                     "dollars": price,
                 }
-                for name, reused, price in (
-                    ("terse", 0, 0.31),
-                    ("detailed", 2400, 0.0),
-                    ("careless", 0, 0.33),
-                    ("drafting", 0, None),
+                for name, price in (
+                    ("terse", 0.31),
+                    ("detailed", 0.0),
+                    ("careless", 0.33),
+                    ("drafting", None),
                 )
             ],
         },

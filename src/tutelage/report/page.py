@@ -133,11 +133,8 @@ def _bill(cost: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """One sentence: what was asked of teachers, what it cost, how long the run took."""
     parts = []
     if cost:
-        asked, reused = _number(cost, "requests"), _number(cost, "reused")
-        text = f"{words.amount(asked)} teacher requests"
-        if reused:
-            text += f" ({words.amount(reused)} of them read from the ledger, not bought again)"
-        parts.append(f"{text}, {words.dollars(_number(cost, 'dollars'))}")
+        asked = words.amount(_number(cost, "requests"))
+        parts.append(f"{asked} teacher requests, {words.dollars(_number(cost, 'dollars'))}")
     wall = _number(summary, "wall_s")
     if wall is not None:
         text = f"{words.duration(wall)} of wall time"
@@ -158,22 +155,12 @@ def _cost_rows(cost: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "name": name,
             "requests": words.amount(_number(row, "requests")),
-            "bought": words.amount(_bought(row)),
-            "reused": words.amount(_number(row, "reused")),
             "prompt": words.amount(_number(row, "prompt_tokens")),
             "completion": words.amount(_number(row, "completion_tokens")),
             "dollars": words.dollars(_number(row, "dollars")),
         }
         for name, row in [*rows, ("all teachers", cost)]
     ]
-
-
-def _bought(row: Mapping[str, Any]) -> float | None:
-    """`bought` where the file has it, else the requests that were not reused."""
-    bought, requests, reused = (_number(row, key) for key in ("bought", "requests", "reused"))
-    if bought is not None or requests is None or reused is None:
-        return bought
-    return requests - reused
 
 
 def _number(row: Mapping[str, Any], key: str) -> float | None:

@@ -128,7 +128,8 @@ def _funnel(recipe: Mapping[str, Any], jobs: Mapping[str, Any]) -> Iterator[dict
 
 
 def _cost(recipe: Mapping[str, Any], jobs: Mapping[str, Any]) -> dict[str, Any]:
-    """What the teachers cost. Every request is in the ledger once, however often the run was stopped."""
+    """What the teachers cost. Every request was bought, and is in the ledger, once, however often the run was
+    stopped; how many of them an attempt found there is no property of the run, so it is not told."""
     rows = [
         {
             key: metrics[key]
