@@ -57,7 +57,7 @@ def test_the_lab_has_the_arms_seeds_and_comparisons_that_it_names() -> None:
 
 
 def read_by(function: Any) -> set[str]:
-    """Names that a job's function, and those of its module that it calls, read from its settings or inputs."""
+    """Settings and inputs that a job's function reads, or those of its module that it calls."""
     module = inspect.getmodule(function)
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     bodies = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}

@@ -1,0 +1,236 @@
+"""Jobs that make and measure models, each run on its own with the untrained tiny student."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tutelage.errors import UsageError
+from tutelage.lab.tokenizer import build_tokenizer
+from tutelage.recipe.jobs.measuring import KEPT
+from tutelage.recipe.jobs.reporting import choose_shown
+from tutelage.recipe.single import run_single
+from tutelage.records import Problem, Trace, Verdict, read_records, write_records
+from tutelage.students.pretrained import load_student
+from tutelage.students.template import render_completion, render_prompt
+
+CARELESS = {"kind": "lab", "style": "careless", "slip": 0.6}
+SHORT = {"max_tokens": 12, "answer_reserve": 4, "close_text": "Answer"}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with problems, traces of a careless teacher, their verdicts, and an untrained student."""
+    folder = tmp_path_factory.mktemp("lab")
+    world = {"train": 24, "test": 12, "min_steps": 2, "max_steps": 4}
+    run_single("lab-problems", world, folder / "train.parquet")
+    (folder / "train-test.parquet").rename(folder / "test.parquet")
+    common = {"problems": str(folder / "train.parquet")}
+    run_single("collect", {"teacher": CARELESS, "samples": 3}, folder / "traces.parquet", inputs=common)
+    judged = {**common, "traces": str(folder / "traces.parquet")}
+    run_single("verify", {}, folder / "verdicts.parquet", inputs=judged)
+    run_single("student", {"source": "tiny", "seed": 3}, folder / "tiny")
+    return folder
+
+
+def trained(lab: Path, out: Path, *, verdicts: bool = True, seed: int = 0, **settings: Any) -> dict[str, Any]:
+    """The metrics of a training stage on the careless traces."""
+    inputs: dict[str, Any] = {"model": str(lab / "tiny"), "problems": [str(lab / "train.parquet")]}
+    if settings.pop("traces", True):
+        inputs["traces"] = [str(lab / "traces.parquet")]
+        if verdicts:
+            inputs["verdicts"] = [str(lab / "verdicts.parquet")]
+    settings = {"steps": 1, "batch": 8, "warmup_steps": 0, **settings}
+    metrics = run_single("train", settings, out, inputs=inputs, seed=seed)["metrics"]
+    assert isinstance(metrics, dict)
+    return metrics
+
+
+def right_per_problem(lab: Path, calls: int) -> Counter[str]:
+    traces = {t.id: t for t in read_records(lab / "traces.parquet", Trace) if t.sample < calls}
+    verdicts = read_records(lab / "verdicts.parquet", Verdict)
+    return Counter(v.problem_id for v in verdicts if v.outcome == "correct" and v.trace_id in traces)
+
+
+@pytest.mark.parametrize(("calls", "per_problem"), [(1, 1), (2, 1), (None, 1), (None, 3)])
+def test_rejection_keeps_the_first_right_traces_and_counts_every_call(
+    lab: Path, tmp_path: Path, calls: int | None, per_problem: int
+) -> None:
+    metrics = trained(lab, tmp_path / "m", keep="correct", calls=calls, per_problem=per_problem)
+    asked = calls or 3
+    expected = sum(min(count, per_problem) for count in right_per_problem(lab, asked).values())
+    assert metrics["examples"] == expected > 0
+    assert metrics["teacher_calls"] == 24 * asked
+    (row,) = metrics["funnel"]
+    assert (row["kept"], row["kept"] + row["dropped"]) == (expected, 24 * asked)
+
+
+def test_unfiltered_keeps_wrong_traces_too(lab: Path, tmp_path: Path) -> None:
+    metrics = trained(lab, tmp_path / "m", calls=1, verdicts=False)
+    assert metrics["examples"] == metrics["teacher_calls"] == 24 > right_per_problem(lab, 1).total()
+
+
+def test_filtering_without_verdicts_is_refused(lab: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no verdict; verify the traces first"):
+        trained(lab, tmp_path / "m", keep="correct", verdicts=False)
+    with pytest.raises(UsageError, match="verdicts and keep choose among traces, but there are none"):
+        trained(lab, tmp_path / "m", keep="correct", traces=False)
+    assert not (tmp_path / "m").exists()
+
+
+def test_without_traces_the_gold_answers_are_learned_as_the_recipe_writes_them(
+    lab: Path, tmp_path: Path
+) -> None:
+    metrics = trained(lab, tmp_path / "m", traces=False, answer="Answer: {gold}", steps=3)
+    assert metrics["teacher_calls"] == 0 and metrics["examples"] == 24 and metrics["epochs"] == 1
+    student = load_student(lab / "tiny", device="cpu")
+    speak = (student.tokenizer, student.template)
+    problems = read_records(lab / "train.parquet", Problem)
+    replies = [len(render_completion(*speak, "", f"Answer: {p.gold}")) for p in problems]
+    prompts = [len(render_prompt(*speak, p.question)) for p in problems]
+    assert metrics["tokens_learned"] == sum(replies)
+    assert metrics["tokens_seen"] == sum(replies) + sum(prompts)
+
+
+def test_a_trained_model_depends_on_its_seed_alone(lab: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        metrics = trained(lab, tmp_path / name, calls=1, seed=seed)
+        assert metrics["steps"] == 1 and metrics["losses"]
+    a, b, c, start = (load_file(each / "model.safetensors") for each in (*_each(tmp_path), lab / "tiny"))
+    assert list(a) == list(start)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert any(not torch.equal(a[name], c[name]) for name in a)
+    assert any(not torch.equal(a[name], start[name]) for name in a)
+
+
+def _each(folder: Path) -> list[Path]:
+    return [folder / name for name in "abc"]
+
+
+def test_a_student_keeps_the_template_it_was_saved_with_unless_told(lab: Path, tmp_path: Path) -> None:
+    own = {"think_open": "<hm>", "think_close": "</hm>"}
+    run_single("student", {"source": "tiny", "template": own}, tmp_path / "own")
+    run_single("student", {"source": str(tmp_path / "own")}, tmp_path / "copy")
+    assert load_student(tmp_path / "copy", device="cpu").template.think_open == "<hm>"
+    run_single("student", {"source": str(tmp_path / "own"), "template": {}}, tmp_path / "told")
+    assert load_student(tmp_path / "told", device="cpu").template.think_open == "<think>"
+    run_single("student", {"source": "tiny", "seed": 4}, tmp_path / "other")
+    other, tiny = (load_file(each / "model.safetensors") for each in (tmp_path / "other", lab / "tiny"))
+    assert any(not torch.equal(other[name], tiny[name]) for name in tiny)
+
+
+def evaluated(lab: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    inputs = {"model": str(lab / "tiny"), "problems": str(lab / "test.parquet")}
+    settings = {"arm": "a", "policy": SHORT, "max_answer_tokens": 4, **settings}
+    metrics = run_single("evaluate", settings, out, inputs=inputs)["metrics"]
+    assert isinstance(metrics, dict)
+    return metrics
+
+
+def test_an_evaluation_keeps_its_numbers_traces_and_verdicts(lab: Path, tmp_path: Path) -> None:
+    metrics = evaluated(lab, tmp_path / "e", samples=2, sampling={"temperature": 1.0})
+    assert json.loads((tmp_path / "e/evaluation.json").read_text()) == metrics
+    traces = read_records(tmp_path / "e/traces.parquet", Trace)
+    verdicts = read_records(tmp_path / "e/verdicts.parquet", Verdict)
+    assert metrics["n"] == 12 and metrics["samples"] == 2 and len(traces) == len(verdicts) == 24
+    assert metrics["accuracy"] == pytest.approx(sum(v.outcome == "correct" for v in verdicts) / 24)
+    low, high = metrics["ci95"]
+    assert 0 <= low <= metrics["accuracy"] <= high <= 1 and low < high
+    assert all((trace.thinking_tokens or 0) <= 12 for trace in traces)
+    assert all(trace.answer.startswith("Answer") for trace in traces if trace.closed_by == "budget")
+    assert sum(metrics["closed_by"].values()) == sum(metrics["finished"].values()) == 24
+    assert metrics["device"]
+
+
+def test_an_arm_can_be_asked_without_thinking(lab: Path, tmp_path: Path) -> None:
+    metrics = evaluated(lab, tmp_path / "e", thinking=False, policy={})
+    assert metrics["thinking_tokens_mean"] == 0
+    assert not any(trace.thinking for trace in read_records(tmp_path / "e/traces.parquet", Trace))
+
+
+def test_a_sweep_has_a_point_for_every_setting_over_the_same_problems(lab: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "arm": "a",
+        "budgets": [0, 4],
+        "waits": [1, 2],
+        "wait": ". Wait",
+        "other_waits": [". Hmm"],
+        "suppress": [1],
+        "votes": [1, 2],
+        "vote_samples": 2,
+        "max_thinking": 12,
+        "close_text": "Answer",
+        "max_answer_tokens": 4,
+    }
+    inputs = {"model": str(lab / "tiny"), "problems": str(lab / "test.parquet")}
+    run_single("sweep", settings, tmp_path / "s", inputs=inputs)
+    rows = json.loads((tmp_path / "s/curve.json").read_text())
+    methods = Counter(row["method"] for row in rows)
+    assert methods == {"natural": 2, "budget": 2, "wait": 4, "suppress": 1, "vote": 2}
+    assert all(row["n"] == 12 and len(row["ci95"]) == 2 and row["arm"] == "a" for row in rows)
+    assert [row["thinking_tokens_mean"] for row in rows if row["budget"] == 0] == [0.0]
+    shown = sorted((tmp_path / "s/shown").iterdir())
+    assert len(shown) == 5  # each wait and suppressed close, for the reader of traces
+    assert {(folder / "label.txt").read_text() for folder in shown} >= {
+        "a, 2 x '. Hmm'",
+        "a, 1 closes masked",
+    }
+    assert len(read_records(shown[0] / "traces.parquet", Trace)) == min(12, KEPT)
+    with pytest.raises(UsageError, match="votes: 3 is more than vote_samples 2"):
+        run_single("sweep", {**settings, "votes": [3]}, tmp_path / "t", inputs=inputs)
+
+
+def test_a_sweep_of_a_student_without_thinking_is_refused(lab: Path, tmp_path: Path) -> None:
+    run_single("student", {"source": "tiny", "template": {"thinking": False}}, tmp_path / "plain")
+    inputs = {"model": str(tmp_path / "plain"), "problems": str(lab / "test.parquet")}
+    with pytest.raises(UsageError, match="there is nothing to sweep"):
+        run_single("sweep", {"arm": "a"}, tmp_path / "s", inputs=inputs)
+
+
+def arm(folder: Path, outcomes: str) -> str:
+    """An evaluation made by hand: `r` right, `w` wrong, one letter per problem."""
+    folder.mkdir()
+    traces = [Trace(f"{folder.name}{n}", f"p{n}", 0, folder.name, "") for n in range(len(outcomes))]
+    verdicts = [
+        Verdict(t.id, t.problem_id, "correct" if letter == "r" else "incorrect", "", "number")
+        for t, letter in zip(traces, outcomes, strict=True)
+    ]
+    write_records(folder / "traces.parquet", traces, Trace)
+    write_records(folder / "verdicts.parquet", verdicts, Verdict)
+    return f"file:{folder}"
+
+
+def test_a_comparison_is_paired_and_a_minus_b(tmp_path: Path) -> None:
+    evaluations = {
+        "good": arm(tmp_path / "good", "r" * 18 + "w" * 2),
+        "bad": arm(tmp_path / "bad", "r" * 6 + "w" * 14),
+    }
+    settings = {"evaluations": evaluations, "pairs": [["good", "bad"], ["bad", "good"]]}
+    run_single("compare", settings, tmp_path / "c.json")
+    first, second = json.loads((tmp_path / "c.json").read_text())
+    assert (first["a"], first["b"], first["n"]) == ("good", "bad", 20)
+    assert first["difference"] == pytest.approx(0.6) == -second["difference"]
+    assert 0 < first["ci95"][0] < 0.6 < first["ci95"][1] and second["ci95"][1] < 0
+    assert first["p"] <= first["p_holm"] <= 2 * first["p"]
+    with pytest.raises(UsageError, match="pairs name 'best', which is not among its evaluations"):
+        run_single("compare", {**settings, "pairs": [["best", "bad"]]}, tmp_path / "d.json")
+
+
+def test_the_reader_shows_problems_evenly_over_difficulties() -> None:
+    problems = [
+        Problem(f"{level}-{n}", "?", metadata={"difficulty": level}) for level in (3, 2) for n in range(9)
+    ]
+    assert choose_shown(problems, 5) == ["2-0", "3-0", "2-1", "3-1", "2-2"]
+    assert len(choose_shown(problems, 99)) == 18
+    plain = [Problem(f"p{n}", "?") for n in range(3)]
+    assert choose_shown([*problems, *plain], 4) == ["p0", "2-0", "3-0", "p1"]
+
+
+def test_the_tokenizer_of_the_student_is_that_of_the_lab(lab: Path) -> None:
+    assert load_student(lab / "tiny", device="cpu").tokenizer.get_vocab() == build_tokenizer().get_vocab()
