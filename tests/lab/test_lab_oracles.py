@@ -103,7 +103,6 @@ def test_the_terse_expert_leaves_out_small_sums_but_never_a_multiplication_or_th
         ]
         assert [name for name, _ in shown] == expected
         assert set(shown) <= set(true_values(problem))
-        assert not any(step.operation in said.thinking for step in acting)  # values, no reasons
 
 
 def slips(probability: float, seeds: range) -> tuple[list[bool], Counter[int]]:
