@@ -1,10 +1,11 @@
 """Scripted teachers of the lab world: people-like ways to solve a counter problem, right and wrong.
 
 - `human`: a terse expert who does small sums in the head and writes down the rest.
+- `bare`: writes down each name and value, without what was done.
 - `detailed`: says each person's action again and the value after it.
 - `careless`: detailed, but with systematic slips (see `slip`).
-- `drafting`: writes a terse draft, with slips, and often stops there; else it says "Wait" and re-derives in
-  detail and without slips, once or more often.
+- `drafting`: drafts as `bare`, with slips, and often stops there; else it says "Wait" and works
+  it out in detail and without slips, once or more often.
 - `direct`: no thinking at all.
 
 Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
@@ -29,8 +30,8 @@ class Oracle:
     """A scripted teacher. `slip` is the probability that the careless teacher, or the drafting one in its
     draft, does a multiplication as an addition (the systematic slip); every other step is off by one with an
     eighth of it. `stop` is the probability that the drafting teacher trusts its draft; else it re-derives one
-    to `repeats` times. In terse writing additions and subtractions of at most `skip` are not written down
-    (the last step always is)."""
+    to `repeats` times. The human does not write down additions and subtractions of at most `skip` (the last
+    step always is)."""
 
     style: str = "detailed"
     seed: int = 0
@@ -68,6 +69,11 @@ def _detailed(story: Story, values: tuple[int, ...]) -> str:
     return "".join(f". {step}: {value}" for step, value in pairs if step.acts)
 
 
+def _bare(story: Story, values: tuple[int, ...]) -> str:
+    pairs = zip(story.steps, values, strict=True)
+    return "".join(f". {step.name}: {value}" for step, value in pairs if step.acts)
+
+
 def _terse(story: Story, values: tuple[int, ...], skip: int) -> str:
     acting = [(step, value) for step, value in zip(story.steps, values, strict=True) if step.acts]
     return "".join(
@@ -91,17 +97,19 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
             thinking = opening + _terse(story, values, oracle.skip)
         case "detailed":
             thinking = opening + _detailed(story, values)
+        case "bare":
+            thinking = opening + _bare(story, values)
         case "careless":
             values = slip(rng, story, oracle.slip)
             thinking = opening + _detailed(story, values)
         case "drafting":
             draft = slip(rng, story, oracle.slip)
-            thinking = opening + _terse(story, draft, oracle.skip)
+            thinking = opening + _bare(story, draft)
             if rng.random() < oracle.stop:
                 values = draft
             else:
                 thinking += (WAIT + _detailed(story, values)) * rng.randint(1, oracle.repeats)
         case _:
-            known = "direct, human, detailed, careless, drafting"
+            known = "direct, bare, human, detailed, careless, drafting"
             raise UsageError(f"no lab teacher {oracle.style!r}; there are {known}")
     return OracleReply(thinking, f"Answer: {values[-1]}")

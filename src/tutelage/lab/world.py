@@ -2,8 +2,7 @@
 
 A problem reads: "Counter: 4. Ann adds 3. Ben watches. Cleo multiplies by 3. What does the counter show?" The
 counter has one wheel with the digits 0 to 9 and rolls over both ways, so every value is taken modulo 10. The
-number of people who act is the difficulty; onlookers are to be passed over, which keeps a student from
-learning places instead of names.
+number of people who act is the difficulty; onlookers are distractors.
 
 Promises: the same seed makes the same problems; no two problems of a split share their question, also across
 train and test; difficulties are equally frequent (to within one problem).

@@ -1,6 +1,11 @@
-"""The tiny student: a Llama of a few hundred thousand weights that trains in seconds on one core.
+"""The tiny student: a transformer of a few hundred thousand weights that trains in seconds on one core.
 
-Promises: a stock `LlamaForCausalLM` (any Llama-aware tool loads it); the same seed gives the same weights.
+It has no positional encoding (Kazemnejad et al. 2023, "The impact of positional encoding on length
+generalization in transformers"): a model this small that has seen short pieces only learns their positions by
+heart where it can, and then fails at lengths in between or beyond; see docs/lab-notes.md.
+
+Promises: a stock `SmolLM3ForCausalLM` with its rotary encoding switched off in every layer, which any recent
+transformers loads; the same seed gives the same weights.
 Does not: know a tokenizer or a world; it is told the vocabulary.
 """
 
@@ -10,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 from tutelage.errors import UsageError
 
@@ -34,8 +39,8 @@ def build_tiny(config: TinyConfig, *, vocabulary: int, pad: int, end: int, seed:
         raise UsageError(f"tiny model: width {config.width} does not divide by {config.heads} heads")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(
-            LlamaConfig(
+        return SmolLM3ForCausalLM(
+            SmolLM3Config(
                 vocab_size=vocabulary,
                 hidden_size=config.width,
                 num_hidden_layers=config.layers,
@@ -43,6 +48,8 @@ def build_tiny(config: TinyConfig, *, vocabulary: int, pad: int, end: int, seed:
                 num_key_value_heads=config.heads,
                 intermediate_size=config.feed_forward,
                 max_position_embeddings=config.positions,
+                no_rope_layers=[0] * config.layers,
+                use_sliding_window=False,
                 tie_word_embeddings=True,
                 pad_token_id=pad,
                 eos_token_id=end,
