@@ -1,11 +1,10 @@
 """Scripted teachers of the lab world: people-like ways to solve a counter problem, right and wrong.
 
 - `human`: a terse expert who does small sums in the head and writes down the rest.
-- `bare`: writes down each name and value, without what was done.
 - `detailed`: says each person's action again and the value after it.
 - `careless`: detailed, but with systematic slips (see `slip`).
-- `drafting`: drafts as `bare`, with slips, and often stops there; else it says "Wait" and works
-  it out in detail and without slips, once or more often.
+- `drafting`: jumps to a value ("So: 7"), often a wrong one, and often stops there; else it says "Wait" and
+  works it out in detail, once or more often.
 - `direct`: no thinking at all.
 
 Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
@@ -22,16 +21,16 @@ from tutelage.errors import UsageError
 from tutelage.lab.world import MULTIPLY, Story, to_story
 from tutelage.records import Problem
 
-WAIT = ". Wait"
+WAIT, JUMP = ". Wait", ". So"
 
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """A scripted teacher. `slip` is the probability that the careless teacher, or the drafting one in its
-    draft, does a multiplication as an addition (the systematic slip); every other step is off by one with an
-    eighth of it. `stop` is the probability that the drafting teacher trusts its draft; else it re-derives one
-    to `repeats` times. The human does not write down additions and subtractions of at most `skip` (the last
-    step always is)."""
+    """A scripted teacher. `slip` is the probability that the careless teacher does a multiplication as an
+    addition (the systematic slip; every other step is off by one with an eighth of it), or that the drafting
+    one jumps to a wrong value. `stop` is the probability that the drafting teacher trusts its draft; else it
+    works the problem out one to `repeats` times. The human does not write down additions and subtractions of
+    at most `skip` (the last step always is)."""
 
     style: str = "detailed"
     seed: int = 0
@@ -69,11 +68,6 @@ def _detailed(story: Story, values: tuple[int, ...]) -> str:
     return "".join(f". {step}: {value}" for step, value in pairs if step.acts)
 
 
-def _bare(story: Story, values: tuple[int, ...]) -> str:
-    pairs = zip(story.steps, values, strict=True)
-    return "".join(f". {step.name}: {value}" for step, value in pairs if step.acts)
-
-
 def _terse(story: Story, values: tuple[int, ...], skip: int) -> str:
     acting = [(step, value) for step, value in zip(story.steps, values, strict=True) if step.acts]
     return "".join(
@@ -97,19 +91,19 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
             thinking = opening + _terse(story, values, oracle.skip)
         case "detailed":
             thinking = opening + _detailed(story, values)
-        case "bare":
-            thinking = opening + _bare(story, values)
         case "careless":
             values = slip(rng, story, oracle.slip)
             thinking = opening + _detailed(story, values)
         case "drafting":
-            draft = slip(rng, story, oracle.slip)
-            thinking = opening + _bare(story, draft)
+            draft = values[-1]
+            if rng.random() < oracle.slip:
+                draft = (draft + rng.randint(1, 9)) % 10
+            thinking = f"{opening}{JUMP}: {draft}"
             if rng.random() < oracle.stop:
-                values = draft
+                values = (draft,)
             else:
                 thinking += (WAIT + _detailed(story, values)) * rng.randint(1, oracle.repeats)
         case _:
-            known = "direct, bare, human, detailed, careless, drafting"
+            known = "direct, human, detailed, careless, drafting"
             raise UsageError(f"no lab teacher {oracle.style!r}; there are {known}")
     return OracleReply(thinking, f"Answer: {values[-1]}")

@@ -14,8 +14,8 @@ from tutelage.lab.world import AMOUNTS, NAMES, QUESTION_END, WATCH
 PAD, END, UNKNOWN, USER, ASSISTANT = "<|pad|>", "<|end|>", "<unk>", "<|user|>", "<|assistant|>"
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 SPECIAL = (PAD, END, UNKNOWN, USER, ASSISTANT, THINK_OPEN, THINK_CLOSE)
-# Words for "Wait" and for controls that are never taught: what does another word do?
-APPENDED = (". Wait", ". Hmm", ". So")
+# ". Hmm" is never taught: what does a word do that the student has not seen?
+CONNECTIVES = (". Wait", ". Hmm", ". So")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|' + message['role'] + '|>' + message['content'] }}"
@@ -31,7 +31,7 @@ def phrases() -> tuple[str, ...]:
         "Counter",
         "Answer",
         QUESTION_END,
-        *APPENDED,
+        *CONNECTIVES,
         *(f": {digit}" for digit in range(10)),
         *(f". {name}" for name in NAMES),
         f" {WATCH}",

@@ -63,7 +63,7 @@ class LabTeacher(Settings):
     """A scripted teacher of the lab world (see `lab.oracles.Oracle`)."""
 
     kind: Literal["lab"]
-    style: Literal["direct", "bare", "human", "detailed", "careless", "drafting"]
+    style: Literal["direct", "human", "detailed", "careless", "drafting"]
     seed: int = 0
     slip: Share = 0.0
     stop: Share = 0.55
