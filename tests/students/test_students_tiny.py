@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import PreTrainedModel, SmolLM3ForCausalLM
 
 from tutelage.errors import UsageError
 from tutelage.lab.tokenizer import build_tokenizer
@@ -18,7 +18,7 @@ from tutelage.students.tiny import TinyConfig, build_tiny
 SMALL = TinyConfig(width=12, layers=1, heads=3, feed_forward=16)
 
 
-def build(config: TinyConfig = SMALL, seed: int = 0) -> LlamaForCausalLM:
+def build(config: TinyConfig = SMALL, seed: int = 0) -> PreTrainedModel:
     tokenizer = build_tokenizer()
     return build_tiny(
         config,
@@ -29,13 +29,13 @@ def build(config: TinyConfig = SMALL, seed: int = 0) -> LlamaForCausalLM:
     )
 
 
-def parameters(model: LlamaForCausalLM) -> int:
+def parameters(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_it_is_a_stock_llama_of_at_most_two_million_parameters() -> None:
+def test_it_is_a_stock_model_of_at_most_two_million_parameters() -> None:
     model = build(TinyConfig())
-    assert type(model) is LlamaForCausalLM
+    assert type(model) is SmolLM3ForCausalLM
     assert 100_000 < parameters(model) <= 2_000_000
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
@@ -53,6 +53,15 @@ def test_the_seed_gives_the_weights_and_disturbs_no_one_else() -> None:
     assert not torch.equal(one.state_dict()[embedding], other.state_dict()[embedding])
 
 
+def test_places_are_not_encoded() -> None:
+    """With one layer, the last token then sees those before it as a bag: their order does not matter."""
+    model = build().eval()
+    with torch.no_grad():
+        one, two = (model(torch.tensor([ids])).logits[0, -1] for ids in ([9, 14, 21, 30], [21, 9, 14, 30]))
+        other = model(torch.tensor([[9, 14, 22, 30]])).logits[0, -1]
+    assert torch.allclose(one, two, atol=1e-6) and not torch.allclose(one, other, atol=1e-6)
+
+
 def test_a_width_that_does_not_divide_is_refused() -> None:
     with pytest.raises(UsageError, match="width 10 does not divide by 3 heads"):
         build(TinyConfig(width=10, heads=3))
@@ -65,7 +74,7 @@ def test_it_saves_and_loads_with_its_tokenizer_and_template(tmp_path: Path) -> N
     save_student(saved, tmp_path / "model")
     assert (tmp_path / "model/model.safetensors").is_file()
     loaded = load_student(tmp_path / "model", device="cpu")
-    assert type(loaded.model) is LlamaForCausalLM and loaded.template == template
+    assert type(loaded.model) is SmolLM3ForCausalLM and loaded.template == template
     for name, value in saved.model.state_dict().items():
         assert torch.equal(value, loaded.model.state_dict()[name])
     (problem,) = make_problems(1, min_steps=3, max_steps=3, onlookers=1, seed=0)
