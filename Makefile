@@ -13,10 +13,10 @@ demo: $(VENV)/.train
 	@echo "The report: $(RUN_DIR)/report.html"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 fast: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n 2 -m "not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

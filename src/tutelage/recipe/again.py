@@ -51,7 +51,12 @@ def write_tables(run_dir: Path, document: Path, name: str) -> None:
     if not document.is_file():
         raise UsageError(f"{document}: no such file")
     try:
-        text = insert(document.read_text(encoding="utf-8"), name, markdown(json.loads(summary.read_text())))
+        # Bytes, so that the line ends of the rest of the document stay as they are.
+        before = document.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{document}: not UTF-8 text (byte {error.start})") from error
+    try:
+        text = insert(before, name, markdown(json.loads(summary.read_text(encoding="utf-8"))))
     except UsageError as error:
         raise UsageError(f"{document}: {error}") from error
     write_text(document, text)
