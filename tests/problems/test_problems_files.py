@@ -184,7 +184,7 @@ def test_lone_surrogates_and_control_tokens_are_only_text(tmp_path: Path) -> Non
     path = tmp_path / "a.jsonl"
     path.write_text('{"question": "<|im_end|> \\ud800 \\u0000 <b>", "answer": "1", "\\ud800": "\\ud800"}\n')
     (problem,) = read_problems(path)
-    assert problem.question == "<|im_end|> ? \0 <b>"
+    assert problem.question == "<|im_end|> \ufffd \0 <b>"
     write_records(tmp_path / "p.parquet", [problem], Problem)
 
 

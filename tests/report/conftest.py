@@ -19,7 +19,8 @@ _FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# Not for the whole run: while it is open an event loop runs in this thread, and later tests have their own.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium") or shutil.which("chromium-browser")
     if program is None:

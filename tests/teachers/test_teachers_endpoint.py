@@ -66,7 +66,7 @@ def test_any_question_makes_a_body_that_is_utf8_json(question: str) -> None:
 
 
 def test_lone_surrogates_are_replaced_before_they_are_sent() -> None:
-    assert request_body(TEACHER, Problem(id="p", question="\ud800"), 0)["messages"][0]["content"] == "?"
+    assert request_body(TEACHER, Problem(id="p", question="\ud800"), 0)["messages"][0]["content"] == "\ufffd"
 
 
 def test_each_sample_has_a_key_of_its_own_with_or_without_a_seed() -> None:

@@ -19,8 +19,10 @@ from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
 
 COLLECT = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 from tutelage.records import Problem
 from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
