@@ -134,7 +134,7 @@ def _stop_mark(points: Sequence[Point], x: svg.Scale, width: int) -> list[str]:
     if stop is None or stop.tokens is None:
         return []
     at = x(stop.tokens)
-    note = "waiting stops helping here" if stop.waits else "waiting never helps"
+    note = "waiting stops helping here" if stop.waits else "no gain from waiting shown"
     anchor = "start" if at < (_LEFT + _right(width)) / 2 else "end"
     shift = 6 if anchor == "start" else -6
     return [
