@@ -85,7 +85,7 @@ class Grid:
 @dataclass(frozen=True, slots=True)
 class Point:
     """One point of the curve: its row for `curve` in summary.json, a label for people, and what it is made
-    of."""
+    of (nothing is kept of sampled replies and votes: there are many of them)."""
 
     row: dict[str, Any]
     label: str

@@ -98,7 +98,8 @@ def to_traces(
         "max_answer": teacher.max_answer,
         "template": teacher.student.template.to_dict(),
     }
-    tokenizer = teacher.student.tokenizer
+    tokenizer, template = teacher.student.tokenizer, teacher.student.template
+    prompts = [len(render_prompt(tokenizer, template, problem.question)) for problem in problems]
     for index, reply in enumerate(replies):
         problem, sample = problems[index // teacher.samples], index % teacher.samples
         thinking, spans = _marked_text(tokenizer, reply)
@@ -113,7 +114,7 @@ def to_traces(
             answer=decode_ids(tokenizer, answer).strip(),
             thinking=thinking,
             settings=settings,
-            prompt_tokens=len(render_prompt(tokenizer, teacher.student.template, problem.question)),
+            prompt_tokens=prompts[index // teacher.samples],
             thinking_sampled=sampled,
             thinking_forced=forced,
             answer_sampled=answered,
