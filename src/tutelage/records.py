@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from tutelage.errors import StorageError, UsageError
 
-Outcome = Literal["correct", "incorrect", "undecided"]
+Status = Literal["correct", "incorrect", "undecided"]
 ClosedBy = Literal["model", "budget", "none", "unknown"]
 
 
@@ -85,12 +85,12 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The judgement of one trace: `outcome`, why (`reason`), the `method` that decided (`exact`, `number`,
+    """The judgement of one trace: `status`, why (`reason`), the `method` that decided (`exact`, `number`,
     `math`, `user`), the answer as `extracted` (None when none was found), and the `seconds` it took."""
 
     trace_id: str
     problem_id: str
-    outcome: Outcome
+    status: Status
     reason: str
     method: str
     extracted: str | None = None
@@ -144,7 +144,7 @@ SCHEMAS: dict[type, pa.Schema] = {
         [
             ("trace_id", pa.string()),
             ("problem_id", pa.string()),
-            ("outcome", pa.string()),
+            ("status", pa.string()),
             ("reason", pa.string()),
             ("method", pa.string()),
             ("extracted", pa.string()),

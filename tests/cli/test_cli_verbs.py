@@ -118,13 +118,13 @@ def test_a_mistake_is_one_line(folder: Path, arguments: str, message: str) -> No
     assert "Traceback" not in err
 
 
-def verdicts(path: Path, outcomes: str, first: int = 0) -> None:
+def verdicts(path: Path, statuses: str, first: int = 0) -> None:
     names = {"c": "correct", "i": "incorrect", "u": "undecided"}
     write_records(
         path,
         [
             Verdict(f"t{n}", f"p{n}", names[each], "", "number")  # type: ignore[arg-type]
-            for n, each in enumerate(outcomes, first)
+            for n, each in enumerate(statuses, first)
         ],
         Verdict,
     )

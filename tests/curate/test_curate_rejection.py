@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from tutelage.curate import Drop, TraceDrop, funnel, reject
 from tutelage.errors import UsageError
-from tutelage.records import Outcome, Trace, Verdict
+from tutelage.records import Status, Trace, Verdict
 
 
 def trace(problem: str, sample: int, supersedes: str | None = None) -> Trace:
     return Trace(f"{problem}{sample}", problem, sample, "m", "a", supersedes=supersedes)
 
 
-def verdict(trace_id: str, outcome: Outcome) -> Verdict:
-    return Verdict(trace_id, trace_id[0], outcome, f"because {outcome}", "number")
+def verdict(trace_id: str, status: Status) -> Verdict:
+    return Verdict(trace_id, trace_id[0], status, f"because {status}", "number")
 
 
 def test_the_first_correct_sample_of_each_problem() -> None:
     traces = [trace("b", 2), trace("b", 0), trace("a", 1), trace("a", 0), trace("b", 1), trace("c", 0)]
-    outcomes: dict[str, Outcome] = {
+    statuses: dict[str, Status] = {
         "b0": "incorrect",
         "b1": "correct",
         "b2": "correct",
@@ -30,7 +30,7 @@ def test_the_first_correct_sample_of_each_problem() -> None:
         "a1": "correct",
         "c0": "incorrect",
     }
-    kept, drops = reject(traces, [verdict(*item) for item in outcomes.items()], keep="correct")
+    kept, drops = reject(traces, [verdict(*item) for item in statuses.items()], keep="correct")
     assert [t.id for t in kept] == ["b1", "a1"]
     assert [(d.trace_id, d.rule) for d in drops] == [
         ("b0", "incorrect"),
@@ -67,18 +67,18 @@ def test_what_is_refused(settings: dict[str, Any], message: str) -> None:
         reject([trace("a", 0)], verdicts, **settings)
 
 
-OUTCOMES = st.sampled_from(["correct", "incorrect", "undecided"])
+STATUSES = st.sampled_from(["correct", "incorrect", "undecided"])
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), OUTCOMES), max_size=20), st.integers(1, 3), st.randoms())
+@given(st.lists(st.tuples(st.sampled_from("abc"), STATUSES), max_size=20), st.integers(1, 3), st.randoms())
 def test_every_trace_is_kept_or_dropped_whatever_the_order(
     rows: list[Any], per_problem: int, random: Any
 ) -> None:
     traces = [Trace(f"t{i}", problem, i, "m", "") for i, (problem, _) in enumerate(rows)]
-    verdicts = [Verdict(f"t{i}", problem, outcome, "r", "m") for i, (problem, outcome) in enumerate(rows)]
+    verdicts = [Verdict(f"t{i}", problem, status, "r", "m") for i, (problem, status) in enumerate(rows)]
     kept, drops = reject(traces, verdicts, keep="correct", per_problem=per_problem)
     assert sorted([t.id for t in kept] + [d.trace_id for d in drops]) == sorted(t.id for t in traces)
-    right = {f"t{i}" for i, (_, outcome) in enumerate(rows) if outcome == "correct"}
+    right = {f"t{i}" for i, (_, status) in enumerate(rows) if status == "correct"}
     for problem in "abc":
         mine = [t.id for t in kept if t.problem_id == problem]
         assert mine == [t.id for t in traces if t.problem_id == problem and t.id in right][:per_problem]

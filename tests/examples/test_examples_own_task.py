@@ -22,7 +22,7 @@ def test_thirty_questions_whose_answers_pass_and_whose_perturbed_answers_fail() 
     right = [Trace(f"r{p.id}", p.id, 0, "m", f"It is {p.gold}.") for p in problems]
     wrong = [Trace(f"w{p.id}", p.id, 0, "m", f"It is M{p.gold}.") for p in problems]
     verdicts = list(judge({p.id: p for p in problems}, [*right, *wrong]))
-    assert [v.outcome for v in verdicts] == ["correct"] * 30 + ["incorrect"] * 30
+    assert [v.status for v in verdicts] == ["correct"] * 30 + ["incorrect"] * 30
 
 
 def test_the_code_of_its_readme_runs_and_prints_what_it_says(

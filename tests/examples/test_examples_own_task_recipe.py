@@ -41,7 +41,7 @@ def test_questions_solutions_and_verdicts_need_no_model(tmp_path: Path) -> None:
     traces = read_records(data / "solutions.traces.parquet", Trace)
     assert [trace.thinking for trace in traces] == [problem.metadata["solution"] for problem in train]
     verdicts = read_records(data / "judged.verdicts.parquet", Verdict)
-    assert {(verdict.outcome, verdict.method) for verdict in verdicts} == {("correct", "user")}
+    assert {(verdict.status, verdict.method) for verdict in verdicts} == {("correct", "user")}
     assert document["jobs"][2]["metrics"]["correct"] == 20
 
 

@@ -20,8 +20,8 @@ def traces(samples, **more):
     ]
 
 
-def verdicts(made, outcomes):
-    return [Verdict(t.id, t.problem_id, o, "", "exact", "1") for t, o in zip(made, outcomes, strict=True)]
+def verdicts(made, statuses):
+    return [Verdict(t.id, t.problem_id, o, "", "exact", "1") for t, o in zip(made, statuses, strict=True)]
 
 
 def test_one_sample_each_gets_a_wilson_interval_and_undecided_is_not_correct():
@@ -36,10 +36,10 @@ def test_one_sample_each_gets_a_wilson_interval_and_undecided_is_not_correct():
 
 
 @given(st.lists(st.sampled_from(["correct", "incorrect", "undecided"]), min_size=12, max_size=12))
-def test_samples_are_averaged_per_problem_and_the_interval_holds_the_mean(outcomes):
+def test_samples_are_averaged_per_problem_and_the_interval_holds_the_mean(statuses):
     made = traces(3)
-    found = summed_up(PROBLEMS, made, verdicts(made, outcomes))
-    assert found.accuracy == pytest.approx(outcomes.count("correct") / 12)
+    found = summed_up(PROBLEMS, made, verdicts(made, statuses))
+    assert found.accuracy == pytest.approx(statuses.count("correct") / 12)
     assert 0 <= found.ci95[0] <= found.accuracy <= found.ci95[1] <= 1
     assert (found.n, found.samples, found.thinking_tokens_mean) == (4, 3, 21)
 

@@ -110,8 +110,8 @@ def test_all_right_answers_vote_together():
 
 
 def test_wrong_answers_of_equal_text_vote_together_and_never_with_the_right_ones():
-    def judged(outcome, extracted):
-        return Verdict("t", "p", outcome, "", "number", extracted)
+    def judged(status, extracted):
+        return Verdict("t", "p", status, "", "number", extracted)
 
     assert canonical(judged("incorrect", "3")) == canonical(judged("undecided", "3"))
     assert canonical(judged("incorrect", "3")) != canonical(judged("incorrect", "4"))
@@ -126,7 +126,7 @@ def test_a_vote_is_won_by_the_most_given_answer():
     def check(problems, traces):
         right, wrong = ("correct", "7"), ("incorrect", "3")
         judged = [(t, *(wrong if t.sample else right)) for t in traces]
-        return [Verdict(t.id, t.problem_id, outcome, "", "exact", answer) for t, outcome, answer in judged]
+        return [Verdict(t.id, t.problem_id, status, "", "exact", answer) for t, status, answer in judged]
 
     grid = Grid(NATURAL, votes=(1, 3, 4), vote_samples=4)
     made = {p.row["votes"]: p.row["accuracy"] for p in sweep("arm", TEACHER, PROBLEMS[:3], check, grid)}

@@ -193,6 +193,6 @@ def test_every_trace_gets_a_verdict_and_they_are_counted(tmp_path: Path) -> None
     assert [verdict.trace_id for verdict in verdicts] == [trace.id for trace in traces]
     gold = {problem.id: problem.gold for problem in read_records(tmp_path / "p.parquet", Problem)}
     right = [trace.answer == f"Answer: {gold[trace.problem_id]}" for trace in traces]
-    assert [verdict.outcome == "correct" for verdict in verdicts] == right
+    assert [verdict.status == "correct" for verdict in verdicts] == right
     assert counts["correct"] == sum(right) and counts["incorrect"] == 80 - sum(right) > 0
     assert counts["traces"] == 80 and counts["methods"] == {"number": 80}

@@ -55,7 +55,7 @@ def trained(lab: Path, out: Path, *, verdicts: bool = True, seed: int = 0, **set
 def right_per_problem(lab: Path, calls: int) -> Counter[str]:
     traces = {t.id: t for t in read_records(lab / "traces.parquet", Trace) if t.sample < calls}
     verdicts = read_records(lab / "verdicts.parquet", Verdict)
-    return Counter(v.problem_id for v in verdicts if v.outcome == "correct" and v.trace_id in traces)
+    return Counter(v.problem_id for v in verdicts if v.status == "correct" and v.trace_id in traces)
 
 
 @pytest.mark.parametrize(("calls", "per_problem"), [(1, 1), (2, 1), (None, 1), (None, 3)])
@@ -139,7 +139,7 @@ def test_an_evaluation_keeps_its_numbers_traces_and_verdicts(lab: Path, tmp_path
     traces = read_records(tmp_path / "e/traces.parquet", Trace)
     verdicts = read_records(tmp_path / "e/verdicts.parquet", Verdict)
     assert metrics["n"] == 12 and metrics["samples"] == 2 and len(traces) == len(verdicts) == 24
-    assert metrics["accuracy"] == pytest.approx(sum(v.outcome == "correct" for v in verdicts) / 24)
+    assert metrics["accuracy"] == pytest.approx(sum(v.status == "correct" for v in verdicts) / 24)
     low, high = metrics["ci95"]
     assert 0 <= low <= metrics["accuracy"] <= high <= 1 and low < high
     assert all((trace.thinking_tokens or 0) <= 12 for trace in traces)
@@ -193,13 +193,13 @@ def test_a_sweep_of_a_student_without_thinking_is_refused(lab: Path, tmp_path: P
         run_single("sweep", {"arm": "a"}, tmp_path / "s", inputs=inputs)
 
 
-def arm(folder: Path, outcomes: str) -> str:
+def arm(folder: Path, statuses: str) -> str:
     """An evaluation made by hand: `r` right, `w` wrong, one letter per problem."""
     folder.mkdir()
-    traces = [Trace(f"{folder.name}{n}", f"p{n}", 0, folder.name, "") for n in range(len(outcomes))]
+    traces = [Trace(f"{folder.name}{n}", f"p{n}", 0, folder.name, "") for n in range(len(statuses))]
     verdicts = [
         Verdict(t.id, t.problem_id, "correct" if letter == "r" else "incorrect", "", "number")
-        for t, letter in zip(traces, outcomes, strict=True)
+        for t, letter in zip(traces, statuses, strict=True)
     ]
     write_records(folder / "traces.parquet", traces, Trace)
     write_records(folder / "verdicts.parquet", verdicts, Verdict)

@@ -179,7 +179,7 @@ def traces(seeds: tuple[int, ...] = (1, 2), count: int = 12) -> list[dict[str, A
                         "seed": seed,
                         "thinking": text if arm == "drafting" else head,
                         "answer": gold if right else str(number),
-                        "outcome": "correct" if right else "incorrect",
+                        "status": "correct" if right else "incorrect",
                         "reason": "the numbers are equal" if right else f"{number} is not {gold}",
                         "forced_spans": [[len(head), len(head) + 4]] if arm == "drafting" else [],
                         "thinking_tokens": 74,

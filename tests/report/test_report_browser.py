@@ -45,7 +45,7 @@ def watch(chromium: Browser) -> Iterator[Watch]:
 def poison(value: Any) -> Any:
     """The same structure with the hostile text appended to every string that is shown."""
     if isinstance(value, dict):
-        return {key: item if key in {"method", "outcome"} else poison(item) for key, item in value.items()}
+        return {key: item if key in {"method", "status"} else poison(item) for key, item in value.items()}
     if isinstance(value, list):
         return [poison(item) for item in value]
     return f"{value} {HOSTILE}" if isinstance(value, str) else value

@@ -71,7 +71,7 @@ def test_a_broken_entry_is_refused_by_its_path(section: str, change: dict[str, A
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"outcome": "great"}, r"traces\[0\]\.outcome"),
+        ({"status": "great"}, r"traces\[0\]\.status"),
         ({"arm": None}, r"traces\[0\]\.arm is missing"),
         ({"forced_spans": [[5, 2]]}, r"forced span \[5, 2\]"),
         ({"forced_spans": [[0, 10_000]]}, r"forced span \[0, 10000\]"),

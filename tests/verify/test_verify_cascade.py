@@ -24,7 +24,7 @@ def math(pool: WorkerPool, answer: str, gold: str) -> Verdict:
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold", "outcome"),
+    ("answer", "gold", "status"),
     [
         ("She has 18 left.", "18", "correct"),
         ("16 - 3 - 4 = 9, 9 * 2 = 18\n#### 18", "18", "correct"),
@@ -54,21 +54,21 @@ def math(pool: WorkerPool, answer: str, gold: str) -> Verdict:
         ("<b>18</b><script>alert(1)</script>\n18", "18", "correct"),
     ],
 )
-def test_number(answer: str, gold: str | None, outcome: str) -> None:
-    verdict = verify(answer, gold)
-    assert verdict.outcome == outcome, verdict
+def test_number(answer: str, gold: str | None, status: str) -> None:
+    verdict = verify(answer=answer, gold=gold)
+    assert verdict.status == status, verdict
     assert verdict.reason and "\n" not in verdict.reason and verdict.method == "number"
 
 
 def test_an_empty_answer_is_incorrect_with_that_reason_and_the_thinking_is_not_searched() -> None:
     problem = Problem("p", "q", "18")
     (verdict,) = judge({"p": problem}, [Trace("t", "p", 0, "m", "", thinking="The answer is 18")])
-    assert (verdict.outcome, verdict.reason, verdict.extracted) == ("incorrect", "no answer", None)
-    assert verify("18", None).reason == "no gold answer"
+    assert (verdict.status, verdict.reason, verdict.extracted) == ("incorrect", "no answer", None)
+    assert verify(answer="18", gold=None).reason == "no gold answer"
 
 
 @pytest.mark.parametrize(
-    ("answer", "gold", "outcome"),
+    ("answer", "gold", "status"),
     [
         (" XIV ", "XIV", "correct"),
         ("The answer is XIV.", "XIV", "correct"),
@@ -80,8 +80,8 @@ def test_an_empty_answer_is_incorrect_with_that_reason_and_the_thinking_is_not_s
         ("B", None, "undecided"),
     ],
 )
-def test_exact(answer: str, gold: str | None, outcome: str) -> None:
-    assert verify(answer, gold, "exact").outcome == outcome
+def test_exact(answer: str, gold: str | None, status: str) -> None:
+    assert verify(answer=answer, gold=gold, kind="exact").status == status
 
 
 MATH = [
@@ -117,22 +117,22 @@ MATH = [
 ]
 
 
-@pytest.mark.parametrize(("answer", "gold", "outcome"), MATH, ids=range(len(MATH)))
-def test_math(pool: WorkerPool, answer: str, gold: str, outcome: str) -> None:
+@pytest.mark.parametrize(("answer", "gold", "status"), MATH, ids=range(len(MATH)))
+def test_math(pool: WorkerPool, answer: str, gold: str, status: str) -> None:
     verdict = math(pool, answer, gold)
-    assert verdict.outcome == outcome, verdict.reason
+    assert verdict.status == status, verdict.reason
     assert verdict.reason and len(verdict.reason) < 500 and len(verdict.extracted or "") <= 1000
 
 
 def test_gold_goes_first(pool: WorkerPool) -> None:
-    assert math(pool, r"\boxed{(1,2)}", "1 < x < 2").outcome == "correct"
-    assert math(pool, r"\boxed{1 < x < 2}", "(1,2)").outcome != "correct"  # the library is not symmetric
+    assert math(pool, r"\boxed{(1,2)}", "1 < x < 2").status == "correct"
+    assert math(pool, r"\boxed{1 < x < 2}", "(1,2)").status != "correct"  # the library is not symmetric
 
 
 def test_model_text_is_not_executed(pool: WorkerPool, tmp_path_factory: pytest.TempPathFactory) -> None:
     mark = tmp_path_factory.mktemp("x") / "mark"
     for answer in (f"__import__('os').system('touch {mark}')", f"$open('{mark}','w')$"):
-        assert math(pool, answer, "18").outcome != "correct"
+        assert math(pool, answer, "18").status != "correct"
     assert not mark.exists()
 
 
@@ -150,18 +150,18 @@ def test_what_hangs_math_verify_is_undecided_in_time(answer: str) -> None:
         start = time.monotonic()
         verdict = math(pool, answer, "18")
         assert time.monotonic() - start < 4
-        assert verdict.outcome == "undecided" and "timed out after 1 s" in verdict.reason
-        assert math(pool, "$x+1$", "1+x").outcome == "correct"
+        assert verdict.status == "undecided" and "timed out after 1 s" in verdict.reason
+        assert math(pool, "$x+1$", "1+x").status == "correct"
 
 
 def test_a_right_answer_after_ten_megabytes(pool: WorkerPool) -> None:
     prose = "word " * 2_000_000
     start = time.process_time()
-    assert verify(prose + "\nThe total is 18.", "18").outcome == "correct"
-    assert math(pool, prose + "\nA: 18", "18").outcome == "correct"
+    assert verify(answer=prose + "\nThe total is 18.", gold="18").status == "correct"
+    assert math(pool, prose + "\nA: 18", "18").status == "correct"
     cut = math(pool, prose + "so it is $x^2+1$", "1+x^2")
-    assert cut.outcome == "correct" and "cut" in cut.reason
-    assert math(pool, prose + "so it is $x^2+2$", "1+x^2").outcome == "undecided"
+    assert cut.status == "correct" and "cut" in cut.reason
+    assert math(pool, prose + "so it is $x^2+2$", "1+x^2").status == "undecided"
     assert time.process_time() - start < 4
 
 
@@ -172,7 +172,7 @@ def test_threads_other_than_the_main_one(pool: WorkerPool) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [verdict.outcome for verdict in found] == ["correct"] * 4
+    assert [verdict.status for verdict in found] == ["correct"] * 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -187,7 +187,7 @@ def test_judge_keeps_the_order_and_reports_progress(workers: int) -> None:
     verdicts = list(judge(problems, traces, workers=workers, progress=lambda *step: seen.append(step)))
     assert [verdict.trace_id for verdict in verdicts] == [trace.id for trace in traces]
     assert all(verdict.seconds > 0 for verdict in verdicts)
-    assert [verdict.outcome for verdict in verdicts[:4]] == ["correct", "incorrect", "correct", "correct"]
+    assert [verdict.status for verdict in verdicts[:4]] == ["correct", "incorrect", "correct", "correct"]
     assert [step[:2] for step in seen] == [(n, 20) for n in range(1, 21)]
 
 
@@ -195,7 +195,7 @@ def test_a_caller_that_stops_early_does_not_wait() -> None:
     problems = {"p": Problem("p", "q", "18", "math")}
     traces = [Trace(str(i), "p", i, "m", "18" if i < 16 else "9^{9^{9^{9}}}") for i in range(32)]
     stream = judge(problems, traces, workers=2, seconds=60)
-    assert next(stream).outcome == "correct"
+    assert next(stream).status == "correct"
     start = time.monotonic()
     stream.close()  # type: ignore[attr-defined]
     assert time.monotonic() - start < 5
@@ -209,11 +209,11 @@ def test_a_trace_of_an_unknown_problem_is_a_usage_error() -> None:
 @given(st.text(), st.text() | st.none())
 def test_no_text_raises_and_no_gold_is_never_right(answer: str, gold: str | None) -> None:
     for kind in ("number", "exact"):
-        verdict = verify(answer, gold, kind)
-        assert gold is not None or verdict.outcome == "undecided"
+        verdict = verify(answer=answer, gold=gold, kind=kind)
+        assert gold is not None or verdict.status == "undecided"
 
 
 @given(st.integers(-(10**9), 10**9), st.integers(-(10**9), 10**9))
 def test_two_whole_numbers_are_right_only_when_equal(answer: int, gold: int) -> None:
-    assert (verify(f"So it is {answer}.", str(gold)).outcome == "correct") == (answer == gold)
-    assert verify(f"So it is {gold}.", str(gold)).outcome == "correct"
+    assert (verify(answer=f"So it is {answer}.", gold=str(gold)).status == "correct") == (answer == gold)
+    assert verify(answer=f"So it is {gold}.", gold=str(gold)).status == "correct"

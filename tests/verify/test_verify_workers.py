@@ -101,14 +101,14 @@ def test_results_of_a_user_function(pool: WorkerPool, checker: str) -> None:
         "odd": "undecided",
         "\ud800<script>\x00": "incorrect",
     }
-    assert {answer: run(pool, checker, answer).outcome for answer in expected} == expected
+    assert {answer: run(pool, checker, answer).status for answer in expected} == expected
     assert "0.5" in run(pool, checker, "half").reason
     assert "NoneType" in run(pool, checker, "none").reason
 
 
 def test_a_users_verdict_keeps_its_reason_and_gets_the_right_ids(pool: WorkerPool, checker: str) -> None:
     verdict = run(pool, checker, "verdict")
-    assert (verdict.outcome, verdict.reason, verdict.method) == ("incorrect", "my reason", "mine")
+    assert (verdict.status, verdict.reason, verdict.method) == ("incorrect", "my reason", "mine")
     assert (verdict.trace_id, verdict.problem_id, verdict.extracted) == ("t", "p", "7")
 
 
@@ -128,9 +128,9 @@ def test_failures_are_undecided_with_the_reason_and_the_pool_goes_on(pool: Worke
     }
     for answer, reason in reasons.items():
         verdict = run(pool, checker, answer)
-        assert verdict.outcome == "undecided", answer
+        assert verdict.status == "undecided", answer
         assert reason in verdict.reason and "\n" not in verdict.reason
-        assert run(pool, checker, "true").outcome == "correct"
+        assert run(pool, checker, "true").status == "correct"
 
 
 def test_what_a_worker_started_dies_with_it(checker: str, tmp_path: Path) -> None:
@@ -176,11 +176,11 @@ def test_the_parents_death_ends_a_busy_worker(checker: str, tmp_path: Path) -> N
 
 
 def test_an_idle_worker_that_died_is_replaced(pool: WorkerPool, checker: str) -> None:
-    assert run(pool, checker, "true").outcome == "correct"
+    assert run(pool, checker, "true").status == "correct"
     (worker,) = pool._idle
     os.kill(worker.process.pid, signal.SIGKILL)
     os.waitid(os.P_PID, worker.process.pid, os.WEXITED | os.WNOWAIT)
-    assert run(pool, checker, "true").outcome == "correct"
+    assert run(pool, checker, "true").status == "correct"
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_a_module_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.M
     Path("numbers.py").write_text("raise RuntimeError('a stray file stood in for a library')")
     with WorkerPool(seconds=5) as pool:
         require_checkers([Problem("p", "q", checker="here:check")], pool)
-        assert run(pool, "here:check", "yes").outcome == "correct"
+        assert run(pool, "here:check", "yes").status == "correct"
 
 
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "print('started')\nfrom tutelage.verify import verify\n"
-        "print(verify('$x+1$', '1+x', 'math', seconds=30).outcome)\n"
+        "print(verify(answer='$x+1$', gold='1+x', kind='math', seconds=30).status)\n"
     )
     out = subprocess.run(
         [sys.executable, str(script)], capture_output=True, text=True, timeout=90, check=True

@@ -79,6 +79,6 @@ def _why_not(
     verdict = judged.get(trace.id)
     if verdict is None:
         raise UsageError(f"trace {trace.id!r} has no verdict; verify the traces first")
-    if verdict.outcome == "correct":
+    if verdict.status == "correct":
         return None
-    return verdict.outcome, verdict.reason
+    return verdict.status, verdict.reason

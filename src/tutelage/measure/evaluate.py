@@ -92,7 +92,7 @@ def summed_up(
         forced_tokens_mean=mean(trace.thinking_forced for trace in traces),
         closed_by=dict(sorted(Counter(trace.closed_by for trace in traces).items())),
         finished=dict(sorted(Counter(trace.finish_reason for trace in traces).items())),
-        undecided=sum(verdict.outcome == "undecided" for verdict in verdicts),
+        undecided=sum(verdict.status == "undecided" for verdict in verdicts),
     )
 
 
@@ -105,7 +105,7 @@ def scores_by_problem(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> d
     for trace in traces:
         if trace.id not in judged:
             raise UsageError(f"trace {trace.id} has no verdict")
-        scores.setdefault(trace.problem_id, []).append(float(judged[trace.id].outcome == "correct"))
+        scores.setdefault(trace.problem_id, []).append(float(judged[trace.id].status == "correct"))
     return scores
 
 

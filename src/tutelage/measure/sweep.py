@@ -158,7 +158,7 @@ def _votes(
     right: dict[str, list[bool]] = {}
     for trace, verdict in zip(traces, verdicts, strict=True):
         answers.setdefault(trace.problem_id, []).append(canonical(verdict))
-        right.setdefault(trace.problem_id, []).append(verdict.outcome == "correct")
+        right.setdefault(trace.problem_id, []).append(verdict.status == "correct")
     for size in grid.votes:
         scores = np.array([majority_at_k(answers[p.id], right[p.id], size) for p in problems])
         estimate = cluster_bootstrap(scores)
@@ -172,7 +172,7 @@ def _votes(
 
 def canonical(verdict: Verdict) -> str | None:
     """The answer as it is counted in a vote. All right answers are one, however they were written."""
-    if verdict.outcome == "correct":
+    if verdict.status == "correct":
         return "right"
     return None if verdict.extracted is None else f"wrong: {verdict.extracted}"
 

@@ -28,9 +28,9 @@ def compare_files(a: Path, b: Path, *, seed: int = 0) -> dict[str, Any]:
             raise UsageError(f"{path}: holds no verdicts")
         by_problem: dict[str, list[float]] = {}
         for verdict in verdicts:
-            by_problem.setdefault(verdict.problem_id, []).append(float(verdict.outcome == "correct"))
+            by_problem.setdefault(verdict.problem_id, []).append(float(verdict.status == "correct"))
         scores.append(by_problem)
-        undecided.append(sum(verdict.outcome == "undecided" for verdict in verdicts))
+        undecided.append(sum(verdict.status == "undecided" for verdict in verdicts))
     found = compare(names[0], names[1], scores[0], scores[1], 0, bootstrap_seed=seed)
     del found["seed"]  # of training, which verdicts do not tell
     return {**found, "undecided": undecided}

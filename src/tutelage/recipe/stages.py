@@ -321,6 +321,7 @@ KINDS: dict[str, StageKind] = {
             f"{_JOBS}.data:verify_traces",
             (Output("verdicts", "data/{stage}.verdicts.parquet", "verdicts"),),
             expected_s=2.0,
+            version=2,
         ),
         StageKind(
             "train",

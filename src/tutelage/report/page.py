@@ -51,7 +51,7 @@ def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path
     `summary` is the content of `metrics/summary.json`; beyond arms, comparisons, curve, funnel, cost and
     wall_s it may hold `title`, `about` (plain text), `settings`, `versions`, `stages` ([{id, seconds}]) and
     `attempts`.
-    `traces` are rows {problem_id, question, gold, difficulty, arm, seed, thinking, answer, outcome, reason,
+    `traces` are rows {problem_id, question, gold, difficulty, arm, seed, thinking, answer, status, reason,
     forced_spans, thinking_tokens, closed_by}; their order is the reader's order.
     Raises UsageError for a broken entry, naming it, and StorageError when the disk refuses."""
     html = page(summary, traces)

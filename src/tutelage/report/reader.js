@@ -32,7 +32,7 @@
   }
 
   const first = (problem, letter) => tracesOf(problem, Number(selects[letter].value))[0];
-  const isRight = (trace) => trace !== undefined && trace.outcome === "correct";
+  const isRight = (trace) => trace !== undefined && trace.status === "correct";
   const isForced = (trace) => trace !== undefined && trace.thinking.some((piece) => piece[1]);
 
   function passes(problem) {
@@ -49,7 +49,7 @@
     }
   }
 
-  const word = (trace) => (trace ? VERDICTS[trace.outcome] : "no trace");
+  const word = (trace) => (trace ? VERDICTS[trace.status] : "no trace");
 
   function listQuestions() {
     const before = question.value;
@@ -107,7 +107,7 @@
       box.append(turn);
     }
     const verdict = element("p");
-    verdict.append(element("span", VERDICTS[trace.outcome], trace.outcome));
+    verdict.append(element("span", VERDICTS[trace.status], trace.status));
     if (trace.reason) verdict.append(document.createTextNode(" — " + trace.reason));
     box.append(verdict);
     const size = trace.tokens === null ? "" : " (" + trace.tokens + " tokens)";

@@ -19,14 +19,14 @@ from tutelage.errors import UsageError
 from tutelage.report.summary import visible
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
-OUTCOMES = ("correct", "incorrect", "undecided")
+STATUSES = ("correct", "incorrect", "undecided")
 
 
 def reader_data(traces: Sequence[Mapping[str, Any]], start: Sequence[tuple[str, str]] = ()) -> Markup:
     """JSON `{sides, problems, traces, start}`: a side is an arm of one seed, `start` the two sides shown
     first (those of `start` that exist, given as (arm, seed) pairs). Questions are stored once each.
 
-    Raises UsageError for a trace without problem id or arm, an unknown outcome, or a broken forced span."""
+    Raises UsageError for a trace without problem id or arm, an unknown status, or a broken forced span."""
     sides: dict[tuple[str, str], int] = {}
     problems: dict[str, dict[str, Any]] = {}
     place: dict[str, int] = {}
@@ -46,9 +46,9 @@ def reader_data(traces: Sequence[Mapping[str, Any]], start: Sequence[tuple[str, 
                 "gold": None if trace.get("gold") is None else visible(trace["gold"]),
                 "difficulty": None if trace.get("difficulty") is None else visible(trace["difficulty"]),
             }
-        outcome = trace.get("outcome", "undecided")
-        if outcome not in OUTCOMES:
-            raise UsageError(f"report: {where}.outcome is {outcome!r:.60}; expected {', '.join(OUTCOMES)}")
+        status = trace.get("status", "undecided")
+        if status not in STATUSES:
+            raise UsageError(f"report: {where}.status is {status!r:.60}; expected {', '.join(STATUSES)}")
         rows.append(
             {
                 "p": place[name],
@@ -57,7 +57,7 @@ def reader_data(traces: Sequence[Mapping[str, Any]], start: Sequence[tuple[str, 
                     str(trace.get("thinking") or ""), trace.get("forced_spans") or (), where
                 ),
                 "answer": visible(trace.get("answer") or ""),
-                "outcome": outcome,
+                "status": status,
                 "reason": visible(trace.get("reason") or ""),
                 "tokens": _tokens(trace.get("thinking_tokens"), where),
                 "closed": visible(trace.get("closed_by") or ""),

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from tutelage.errors import UsageError
-from tutelage.records import Outcome, Problem, Trace, Verdict
+from tutelage.records import Problem, Status, Trace, Verdict
 from tutelage.verify import exact, user
 from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.numbers import Found, first_number, last_number, only_number
@@ -33,11 +33,11 @@ _LINE_LIMIT = 100_000
 _SHOWN = 1000
 _LOAD_MATH = {"op": "load-math"}
 
-Decision = tuple[Outcome, str, str, str | None]
-"""outcome, reason, method, extracted"""
+Decision = tuple[Status, str, str, str | None]
+"""status, reason, method, extracted"""
 
 
-def verify(answer: str, gold: str | None, kind: str = "number", *, seconds: float = 5.0) -> Verdict:
+def verify(*, answer: str, gold: str | None, kind: str = "number", seconds: float = 5.0) -> Verdict:
     """The verdict on one answer text; `kind` is a checker name as in `Problem.checker`.
 
     Starts a worker process for `math` where the numbers alone do not decide, and for user functions; use
@@ -67,7 +67,7 @@ def judge(
         require_checkers(problems.values(), pool)
         for done, verdict in enumerate(_verdicts(problems, traces, pool, workers), start=1):
             if progress is not None:
-                progress(done, total, verdict.outcome)
+                progress(done, total, verdict.status)
             yield verdict
 
 
@@ -123,16 +123,16 @@ def check_trace(problem: Problem, trace: Trace, pool: WorkerPool) -> Verdict:
     start = time.perf_counter()
     if user.is_user_checker(problem.checker):
         verdict = _by_user(problem, trace, pool)
-        outcome, reason, method, extracted = (
-            verdict.outcome,
+        status, reason, method, extracted = (
+            verdict.status,
             verdict.reason,
             verdict.method,
             verdict.extracted,
         )
     else:
-        outcome, reason, method, extracted = _decide(problem, trace.answer, pool)
+        status, reason, method, extracted = _decide(problem, trace.answer, pool)
     shown = None if extracted is None else extracted[:_SHOWN]
-    return Verdict(trace.id, problem.id, outcome, reason, method, shown, time.perf_counter() - start)
+    return Verdict(trace.id, problem.id, status, reason, method, shown, time.perf_counter() - start)
 
 
 def _decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
@@ -210,10 +210,10 @@ def _by_math(gold: str, answer: str, pool: WorkerPool) -> Decision:
     reply = pool.ask({"op": "math", "gold": wanted, "answer": line}, _LOAD_MATH)
     if "failed" in reply:
         return "undecided", f"{how}: {reply['failed']}", "math", line
-    outcome, reason = reply["outcome"], reply["reason"]
-    if cut and outcome == "incorrect":
+    status, reason = reply["status"], reply["reason"]
+    if cut and status == "incorrect":
         return "undecided", f"{how}, only its last {len(line):,} characters: {reason}", "math", line
-    return outcome, f"{how}{' (cut)' if cut else ''}: {reason}", "math", line
+    return status, f"{how}{' (cut)' if cut else ''}: {reason}", "math", line
 
 
 def _by_user(problem: Problem, trace: Trace, pool: WorkerPool) -> Verdict:

@@ -20,7 +20,7 @@ import sympy  # type: ignore[import-untyped]
 from math_verify import parse
 from math_verify import verify as equal
 
-from tutelage.records import Outcome
+from tutelage.records import Status
 
 _DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
@@ -78,7 +78,7 @@ def _really_equal(gold: Any, answer: Any) -> bool | None:
     )
 
 
-def _decide_words(gold: str, answer: str) -> tuple[Outcome, str]:
+def _decide_words(gold: str, answer: str) -> tuple[Status, str]:
     # As LaTeX, "stop" would be s*t*o*p and equal to "pots".
     if gold == answer:
         return "correct", "same text"
@@ -87,8 +87,8 @@ def _decide_words(gold: str, answer: str) -> tuple[Outcome, str]:
     return "incorrect", "the gold answer is words, and the text differs"
 
 
-def decide(gold: str, answer: str) -> tuple[Outcome, str]:
-    """The outcome and the reason for one extracted `answer` against `gold`."""
+def decide(gold: str, answer: str) -> tuple[Status, str]:
+    """The status and the reason for one extracted `answer` against `gold`."""
     if gold.strip().casefold() in _NO_ANSWER:
         return "undecided", f"the gold answer {gold.strip()!r} is not an answer"
     words = re.sub(r"^\\(?:text|mathrm)\s*\{([^{}]*)\}$", r"\1", gold.strip().strip("$")).strip()

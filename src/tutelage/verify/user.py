@@ -92,12 +92,12 @@ def load_function(checker: str) -> Check:
 def as_verdict(result: Any, problem: Problem, trace: Trace) -> Verdict:
     """The Verdict that a checker's `result` means."""
 
-    def verdict(outcome: Any, reason: str) -> Verdict:
-        return Verdict(trace.id, problem.id, outcome, reason, "user", trace.answer.strip()[:1000] or None)
+    def verdict(status: Any, reason: str) -> Verdict:
+        return Verdict(trace.id, problem.id, status, reason, "user", trace.answer.strip()[:1000] or None)
 
     if isinstance(result, Verdict):
-        if result.outcome not in ("correct", "incorrect", "undecided"):
-            return verdict("undecided", f"the checker returned the outcome {str(result.outcome)[:40]!r}")
+        if result.status not in ("correct", "incorrect", "undecided"):
+            return verdict("undecided", f"the checker returned the status {str(result.status)[:40]!r}")
         return dataclasses.replace(result, trace_id=trace.id, problem_id=problem.id)
     item = getattr(result, "item", None)  # numpy and torch scalars
     value = item() if callable(item) else result

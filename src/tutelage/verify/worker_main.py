@@ -47,8 +47,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             from tutelage.verify import mathematics
 
             with contextlib.redirect_stderr(io.StringIO()):
-                outcome, reason = mathematics.decide(request["gold"], request["answer"])
-            return {"outcome": outcome, "reason": reason}
+                status, reason = mathematics.decide(request["gold"], request["answer"])
+            return {"status": status, "reason": reason}
         case "load-user":
             user.load_function(request["checker"])
             return {"loaded": request["checker"]}

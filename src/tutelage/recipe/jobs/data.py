@@ -207,10 +207,10 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
         judge(problems, traces, seconds=ctx.config.seconds, workers=ctx.threads, progress=ctx.progress)
     )
     write_records(ctx.outputs["verdicts"], verdicts, Verdict)
-    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    statuses = Counter(verdict.status for verdict in verdicts)
     methods = Counter(verdict.method for verdict in verdicts)
     return {
         "traces": len(traces),
-        **{outcome: outcomes.get(outcome, 0) for outcome in ("correct", "incorrect", "undecided")},
+        **{status: statuses.get(status, 0) for status in ("correct", "incorrect", "undecided")},
         "methods": dict(sorted(methods.items())),
     }

@@ -208,7 +208,7 @@ def _rows(
             "seed": seed,
             "thinking": trace.thinking,
             "answer": trace.answer,
-            "outcome": verdict.outcome,
+            "status": verdict.status,
             "reason": verdict.reason,
             "forced_spans": [list(span) for span in trace.forced_spans],
             "thinking_tokens": trace.thinking_tokens,
