@@ -9,6 +9,9 @@ Does not: log, retry or print.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_USAGE = 2
 EXIT_PARTIAL = 3
@@ -26,9 +29,15 @@ class UsageError(TutelageError):
 
 
 class PartialError(TutelageError):
-    """Work was done and saved, some of it failed; the same command again continues. `exit_code` 3."""
+    """Work was done and saved, some of it failed; the same command again continues. `exit_code` 3.
+
+    `done` is what a verb prints as its document beside the error: JSON-serialisable counts."""
 
     exit_code = EXIT_PARTIAL
+
+    def __init__(self, message: str, done: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.done = dict(done or {})
 
 
 class StorageError(PartialError):

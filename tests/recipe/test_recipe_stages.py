@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel
 
 from tutelage.lab.oracles import Oracle
-from tutelage.recipe import stages
-from tutelage.recipe.jobs.data import build_teacher
+from tutelage.recipe import stages, teachers
+from tutelage.recipe.jobs.collecting import build_teacher
 from tutelage.recipe.load import build_recipe, load_recipe, shipped_recipes
 from tutelage.recipe.plan import plan_jobs
 from tutelage.recipe.stages import KINDS
@@ -112,8 +112,8 @@ def test_the_check_above_finds_what_is_read_and_no_more() -> None:
         (stages.Template, Template, set()),
         (stages.Policy, ThinkingPolicy, set()),
         (stages.Sampling, Sampling, set()),
-        (stages.LabTeacher, Oracle, {"kind", "price"}),
-        (stages.EndpointTeacher, EndpointTeacher, {"kind"}),
+        (teachers.LabTeacher, Oracle, {"kind", "price"}),
+        (teachers.EndpointTeacher, EndpointTeacher, {"kind"}),
     ],
 )
 def test_a_block_of_settings_has_the_fields_of_what_it_sets(
@@ -172,7 +172,7 @@ def test_every_setting_of_a_teacher_reaches_it(kind: str, setting: str) -> None:
 
 
 def test_every_teacher_setting_is_tried_above() -> None:
-    blocks = (stages.LabTeacher, stages.EndpointTeacher, stages.HumanTeacher, stages.ReplayTeacher)
+    blocks = (teachers.LabTeacher, teachers.EndpointTeacher, teachers.HumanTeacher, teachers.ReplayTeacher)
     for block, (_, others) in zip(blocks, TEACHERS.values(), strict=True):
         # The budget needs a price and a maximum; its own test is with the endpoint teacher.
         assert set(block.model_fields) == {"kind", *others} | ({"budget"} & set(block.model_fields))

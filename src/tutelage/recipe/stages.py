@@ -8,11 +8,12 @@ Does not: hold a stage's logic (see `recipe.jobs`, and the rooms it calls).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tutelage.recipe.stage import InputRef, LocalFile, LocalOrName, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.teachers import Teacher
 
 Problems = Annotated[str, InputRef("problems")]
 Traces = Annotated[str, InputRef("traces")]
@@ -21,13 +22,6 @@ Model = Annotated[str, InputRef("model")]
 Evaluated = Annotated[str, InputRef("evaluation")]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Price(Settings):
-    """US dollars per million tokens, as text so that decimals stay exact; null: unknown."""
-
-    prompt: str | None = None
-    completion: str | None = None
 
 
 class Template(Settings):
@@ -57,73 +51,6 @@ class Sampling(Settings):
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
-
-
-class LabTeacher(Settings):
-    """A scripted teacher of the lab world (see `lab.oracles.Oracle`)."""
-
-    kind: Literal["lab"]
-    style: Literal["direct", "human", "detailed", "careless", "drafting"]
-    seed: int = 0
-    slip: Share = 0.0
-    stop: Share = 0.55
-    skip: Annotated[int, Field(ge=0, le=9)] = 0
-    repeats: Positive = 2
-    price: Price = Price()
-
-
-class EndpointTeacher(Settings):
-    """An OpenAI-compatible server (see `teachers.endpoint.EndpointTeacher`)."""
-
-    kind: Literal["endpoint"]
-    base_url: str
-    model: str
-    key_env: str = ""
-    api: Literal["chat", "completions"] = "chat"
-    system: str = ""
-    prompt: str = "{question}"
-    sampling: Mapping[str, Any] = {}
-    extra: Mapping[str, Any] = {}
-    max_tokens: int | None = None
-    max_tokens_field: str = "max_tokens"
-    seed: int | None = None
-    price: Price = Price()
-    budget: str | None = None
-    concurrency: Positive = 16
-    timeout_s: float = 600.0
-    deadline_s: float = 3600.0
-    retries: int = 5
-    name: str = ""
-
-
-class HumanTeacher(Settings):
-    """The solutions that came with the problems."""
-
-    kind: Literal["human"]
-    answer: str = "The answer is {gold}."
-
-
-class ReplayTeacher(Settings):
-    """A file of recorded traces (see `teachers.replay.ReplayTeacher`)."""
-
-    kind: Literal["replay"]
-    path: LocalFile
-    name: str = "recorded"
-    layout: Literal[
-        "auto",
-        "traces",
-        "generations",
-        "deepseek",
-        "gemini",
-        "openthoughts",
-        "messages",
-        "conversations",
-        "plain",
-    ] = "auto"
-    columns: Mapping[str, str] = {}
-
-
-Teacher = Annotated[LabTeacher | EndpointTeacher | HumanTeacher | ReplayTeacher, Field(discriminator="kind")]
 
 
 class LabProblems(StageConfig):
@@ -299,8 +226,8 @@ _PROBLEMS = (
 KINDS: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
-        StageKind("lab-problems", LabProblems, f"{_JOBS}.data:lab_problems", _PROBLEMS),
-        StageKind("problems", FileProblems, f"{_JOBS}.data:file_problems", _PROBLEMS),
+        StageKind("lab-problems", LabProblems, f"{_JOBS}.problems:lab_problems", _PROBLEMS),
+        StageKind("problems", FileProblems, f"{_JOBS}.problems:file_problems", _PROBLEMS),
         StageKind(
             "student",
             Student,
@@ -311,14 +238,14 @@ KINDS: dict[str, StageKind] = {
         StageKind(
             "collect",
             Collect,
-            f"{_JOBS}.data:collect_traces",
+            f"{_JOBS}.collecting:collect_traces",
             (Output("traces", "data/{stage}.traces.parquet", "traces"),),
             expected_s=3.0,
         ),
         StageKind(
             "verify",
             Verify,
-            f"{_JOBS}.data:verify_traces",
+            f"{_JOBS}.judging:verify_traces",
             (Output("verdicts", "data/{stage}.verdicts.parquet", "verdicts"),),
             expected_s=2.0,
             version=2,

@@ -45,7 +45,10 @@ class EndpointTeacher:
     base_url: str
     model: str
     key_env: str = ""
-    api: Literal["chat", "completions"] = "chat"
+    api: Literal["chat", "completions", "messages"] = "chat"
+    stream: bool = False
+    reasoning: bool = False
+    reasoning_within: int = 10
     system: str = ""
     prompt: str = "{question}"
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -55,7 +58,9 @@ class EndpointTeacher:
     seed: int | None = None
     price: money.Price = money.UNKNOWN
     budget: Decimal | None = None
-    concurrency: int = 16
+    concurrency: int = 64
+    requests_per_s: float | None = None
+    tokens_per_min: int | None = None
     timeout_s: float = 600.0
     deadline_s: float = 3600.0
     retries: int = 5

@@ -1,0 +1,95 @@
+"""Jobs that make problems: from the lab world, from files, from the Hub.
+
+Promises: outputs are whole or absent; the metrics hold every count that the report shows.
+Does not: hold a room's logic.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from tutelage.curate.decontaminate import Drop, decontaminate
+from tutelage.curate.funnel import funnel
+from tutelage.errors import UsageError
+from tutelage.lab.world import make_problems
+from tutelage.problems.files import read_problems
+from tutelage.recipe import stages
+from tutelage.recipe.files import write_text
+from tutelage.recipe.stage import JobContext
+from tutelage.records import Problem, stable_hash, write_records
+
+
+def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
+    """Train and test problems of the lab world."""
+    config = ctx.config
+    draw = partial(
+        make_problems, min_steps=config.min_steps, max_steps=config.max_steps, onlookers=config.onlookers
+    )
+    test = draw(config.test, seed=2 * config.seed + 1)
+    # The pool is drawn on its own and then decontaminated, as data from anywhere else would be; what the
+    # test set costs it is drawn again.
+    pool = draw(config.train + config.test, seed=2 * config.seed)
+    kept, drops = decontaminate(pool, test, ngram=None)
+    if len(kept) < config.train:
+        raise UsageError(
+            f"stage {ctx.stage}: only {len(kept)} training problems are left beside the test set; "
+            "lower train, or raise max_steps"
+        )
+    return _write_problems(ctx, kept[: config.train], test, drops)
+
+
+def file_problems(ctx: JobContext[stages.FileProblems]) -> dict[str, Any]:
+    """Train and test problems from the user's files or the Hub."""
+    config = ctx.config
+    common: dict[str, Any] = {
+        "columns": config.columns,
+        "checker": config.checker,
+        "source": config.source,
+        "licence": config.licence,
+    }
+    train = read_problems(
+        config.train, split=_split(config.train, config.train_split), limit=config.train_limit, **common
+    )
+    if (config.test is None) == (config.hold_out is None):
+        raise UsageError(
+            f"stage {ctx.stage}: give either test (a source) or hold_out (how many to set aside)"
+        )
+    if config.test is not None:
+        split = _split(config.test, config.test_split)
+        test = read_problems(config.test, split=split, limit=config.test_limit, **common)
+    else:
+        train, test = _set_aside(train, config.hold_out or 0, config.seed, ctx.stage)
+    kept, drops = decontaminate(train, test, ngram=config.ngram)
+    if not kept:
+        raise UsageError(f"{config.train}: every training problem is in the test set as well")
+    return _write_problems(ctx, kept, test, drops)
+
+
+def _set_aside(
+    problems: list[Problem], count: int, seed: int, stage: str
+) -> tuple[list[Problem], list[Problem]]:
+    """Training problems, and `count` test problems; which ones depends on their ids and the seed alone."""
+    if count >= len(problems):
+        raise UsageError(f"stage {stage}: hold_out {count} leaves no training problem of {len(problems)}")
+    order = sorted(problems, key=lambda problem: stable_hash(seed, problem.id))
+    chosen = {problem.id for problem in order[:count]}
+    return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
+
+
+def _split(source: str, split: str) -> str | None:
+    """Only data sets on the Hub have splits; a file is one."""
+    return split if source.startswith("hub:") else None
+
+
+def _write_problems(
+    ctx: JobContext[Any], train: Sequence[Problem], test: Sequence[Problem], drops: Sequence[Drop]
+) -> dict[str, Any]:
+    write_text(ctx.outputs["drops"], json.dumps([asdict(drop) for drop in drops], indent=1))
+    write_records(ctx.outputs["test"], test, Problem)
+    write_records(ctx.outputs["train"], train, Problem)
+    rows = funnel([("training problems after decontamination and deduplication", len(train), drops)])
+    return {"train": len(train), "test": len(test), "funnel": rows}
