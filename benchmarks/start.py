@@ -1,4 +1,4 @@
-"""What we watch: the cost of starting, of planning, and of running jobs. `make bench` prints them.
+"""The cost of starting, of planning, and of running jobs.
 
 Every figure is the best of several repeats, with the number of repeats beside it.
 """
