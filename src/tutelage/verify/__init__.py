@@ -2,7 +2,8 @@
 
 Must never crash or hang on any text."""
 
-from tutelage.verify.cascade import CHECKERS, check_trace, extract_number, judge, require_checkers, verify
+from tutelage.verify.cascade import CHECKERS, check_trace, judge, require_checkers, verify
+from tutelage.verify.quantities import extract_number
 from tutelage.verify.user import absolute, is_user_checker, load_function
 from tutelage.verify.workers import WorkerPool
 

@@ -1,7 +1,7 @@
-r"""From an answer to a verdict: the cheap certain checks first, math-verify and user code in killable
-workers.
+r"""From an answer to a verdict: one checker per kind of answer, chosen by name.
 
-`Problem.checker` chooses: `exact`, `number`, `math`, or a user's function (`file.py:function`).
+`Problem.checker` names it: a key of `CHECKERS`, `gym:TASK`, or a user's function (`file.py:function`,
+`package.module:function` or `package.module.function`).
 Promises: one verdict per trace, in the order of the traces, whatever the text; a time-out, a crash or
 something unparseable is `undecided` with the reason, never `incorrect`; a missing gold answer is never
 counted right; unknown checkers and missing user functions are a UsageError before the first trace is read.
@@ -12,29 +12,56 @@ Does not: filter or repair; `undecided` is for a person, or a judge, to settle.
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.records import Problem, Status, Trace, Verdict
-from tutelage.verify import exact, user
-from tutelage.verify.answers import last_line, marked_answer
-from tutelage.verify.numbers import Found, first_number, last_number, only_number
+from tutelage.records import Problem, Trace, Verdict
+from tutelage.verify import exact, mathematics, quantities, user
+from tutelage.verify.decision import Checker, Decision
 from tutelage.verify.workers import WorkerPool
 
 Progress = Callable[[int, int, str], None]
-CHECKERS = ("exact", "number", "math")
-MATH_LIMIT = 4000
-"""Characters of an answer that are given to math-verify; a longer marked answer is not judged, of a
-longer last line only the end is read."""
-_LINE_LIMIT = 100_000
+GYM = "gym:"
 _SHOWN = 1000
-_LOAD_MATH = {"op": "load-math"}
 
-Decision = tuple[Status, str, str, str | None]
-"""status, reason, method, extracted"""
+
+def _module(name: str, checker: str) -> Any:
+    """A checker's module that is loaded when it is first used, because it needs an extra or is slow to
+    load. It has `decide` (a Checker) and may have `require(problem)`, which raises UsageError."""
+    try:
+        return importlib.import_module(f"tutelage.verify.{name}")
+    except ModuleNotFoundError as error:
+        raise UsageError(f"checker {checker!r} is not available here: no module {error.name}") from error
+
+
+def _code(problem: Problem, answer: str, pool: WorkerPool, /) -> Decision:
+    decision: Decision = _module("code", problem.checker).decide(problem, answer, pool)
+    return decision
+
+
+def _gym(problem: Problem, answer: str, pool: WorkerPool, /) -> Decision:
+    decision: Decision = _module("gym", problem.checker).decide(problem, answer, pool)
+    return decision
+
+
+CHECKERS: Mapping[str, Checker] = {
+    "exact": exact.decide,
+    "number": quantities.decide,
+    "math": mathematics.decide,
+    "code": _code,
+    GYM: _gym,
+}
+"""Every checker but the user's own functions, which see the whole trace (`user.decide`)."""
+_LATER = {"code": "code", GYM: "gym"}
+
+
+def _key(checker: str) -> str:
+    return GYM if checker.startswith(GYM) else checker
 
 
 def verify(*, answer: str, gold: str | None, kind: str = "number", seconds: float = 5.0) -> Verdict:
@@ -100,132 +127,44 @@ def _verdicts(
 
 
 def require_checkers(problems: Iterable[Problem], pool: WorkerPool) -> None:
-    """Raise UsageError unless every checker of `problems` is known, and every user function can be loaded."""
+    """Raise UsageError unless every checker of `problems` is known and can run here: extras are installed,
+    every user function can be loaded."""
     seen: set[str] = set()
     for problem in problems:
         checker = problem.checker
         if checker in seen:
             continue
         seen.add(checker)
-        if checker in CHECKERS:
+        key = _key(checker)
+        if key in _LATER:
+            require = getattr(_module(_LATER[key], checker), "require", None)
+            if require is not None:
+                require(problem)
+        elif key in CHECKERS:
             continue
-        if not user.is_user_checker(checker):
-            known = ", ".join(CHECKERS)
-            raise UsageError(
-                f"problem {problem.id!r}: unknown checker {checker!r}; use {known}, or file.py:function"
-            )
-        pool.load({"op": "load-user", "checker": checker})
+        elif user.is_user_checker(checker):
+            pool.load({"op": "load-user", "checker": checker})
+        else:
+            raise _unknown(problem)
+
+
+def _unknown(problem: Problem) -> UsageError:
+    known = ", ".join(f"{name}TASK" if name == GYM else name for name in CHECKERS)
+    return UsageError(
+        f"problem {problem.id!r}: unknown checker {problem.checker!r}; use {known}, or file.py:function"
+    )
 
 
 def check_trace(problem: Problem, trace: Trace, pool: WorkerPool) -> Verdict:
     """The verdict on one trace by its problem's checker. Raises UsageError for an unknown checker or a user
     function that cannot be loaded; nothing else."""
     start = time.perf_counter()
-    if user.is_user_checker(problem.checker):
-        verdict = _by_user(problem, trace, pool)
-        status, reason, method, extracted = (
-            verdict.status,
-            verdict.reason,
-            verdict.method,
-            verdict.extracted,
-        )
+    decide = CHECKERS.get(_key(problem.checker))
+    if decide is not None:
+        status, reason, method, extracted = decide(problem, trace.answer, pool)
+    elif user.is_user_checker(problem.checker):
+        status, reason, method, extracted = user.decide(problem, trace, pool)
     else:
-        status, reason, method, extracted = _decide(problem, trace.answer, pool)
+        raise _unknown(problem)
     shown = None if extracted is None else extracted[:_SHOWN]
     return Verdict(trace.id, problem.id, status, reason, method, shown, time.perf_counter() - start)
-
-
-def _decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
-    kind, gold = problem.checker, problem.gold
-    if kind not in CHECKERS:
-        raise UsageError(f"problem {problem.id!r}: unknown checker {kind!r}")
-    if gold is None or not gold.strip():
-        return "undecided", "no gold answer", kind, None
-    if not answer or answer.isspace():
-        return "incorrect", "no answer", kind, None
-    if kind == "exact":
-        found = exact.candidates(answer)[-1]
-        if exact.equal(answer, gold):
-            return "correct", "same text", "exact", found
-        return "incorrect", "the text differs", "exact", found
-    if kind == "number":
-        return _by_number(gold, answer)
-    return _by_math(gold, answer, pool)
-
-
-def extract_number(answer: str) -> tuple[Found | None, str]:
-    """The number that `answer` gives as its result, and how it was found; None when there is none."""
-    marked = marked_answer(answer)
-    if marked is not None:
-        if marked.how == "boxed":
-            return only_number(marked.text), "boxed"
-        clause = marked.text.rsplit("=", 1)[-1]
-        found = first_number(clause)
-        if found is not None:
-            return found, marked.how
-    return last_number(answer), "last number"
-
-
-def _by_number(gold: str, answer: str) -> Decision:
-    marked = marked_answer(gold)
-    wanted = only_number(marked.text if marked is not None else gold)
-    if wanted.value is None:
-        return (
-            "undecided",
-            f"the gold answer {wanted.text[:80]!r} is not a number: {wanted.problem}",
-            "number",
-            None,
-        )
-    found, how = extract_number(answer)
-    if found is None:
-        return "incorrect", "no number in the answer", "number", None
-    if found.value is None:
-        if found.problem == "no number":
-            return "incorrect", f"no number in the answer ({how})", "number", found.text
-        return "undecided", f"{how}: {found.problem}", "number", found.text
-    if found.value == wanted.value:
-        return "correct", f"{how}: equal", "number", found.text
-    return "incorrect", f"{how}: not equal to {wanted.text[:80]}", "number", found.text
-
-
-def _by_math(gold: str, answer: str, pool: WorkerPool) -> Decision:
-    marked = marked_answer(answer)
-    line = marked.text if marked is not None else last_line(answer, _LINE_LIMIT)[0]
-    how = marked.how if marked is not None else "last line"
-    marked_gold = marked_answer(gold)
-    wanted = marked_gold.text if marked_gold is not None else gold.strip()
-    # Only a "yes" about two plain numbers ends here: a "no" may be a percentage or a rounded decimal.
-    wanted_number, number = only_number(wanted, equations=False), only_number(line, equations=False)
-    same_unit = ("%" in wanted) == ("%" in line)
-    if same_unit and wanted_number.value is not None and number.value == wanted_number.value:
-        return "correct", f"{how}: equal numbers", "number", line
-    cut = marked is None and len(line) > MATH_LIMIT
-    if cut:
-        line = line[-MATH_LIMIT:]
-    if len(line) > MATH_LIMIT:
-        reason = f"{how}: {len(line):,} characters; more than {MATH_LIMIT:,} are not judged"
-        return "undecided", reason, "math", line
-    if len(wanted) > MATH_LIMIT:
-        return "undecided", f"the gold answer has {len(wanted):,} characters", "math", line
-    reply = pool.ask({"op": "math", "gold": wanted, "answer": line}, _LOAD_MATH)
-    if "failed" in reply:
-        return "undecided", f"{how}: {reply['failed']}", "math", line
-    status, reason = reply["status"], reply["reason"]
-    if cut and status == "incorrect":
-        return "undecided", f"{how}, only its last {len(line):,} characters: {reason}", "math", line
-    return status, f"{how}{' (cut)' if cut else ''}: {reason}", "math", line
-
-
-def _by_user(problem: Problem, trace: Trace, pool: WorkerPool) -> Verdict:
-    checker = problem.checker
-    request = {
-        "op": "user",
-        "checker": checker,
-        "problem": user.to_json(problem),
-        "trace": user.to_json(trace),
-    }
-    reply = pool.ask(request, {"op": "load-user", "checker": checker})
-    if "failed" in reply:
-        reason = f"the checker: {reply['failed']}"
-        return Verdict(trace.id, problem.id, "undecided", reason, "user", None)
-    return Verdict(**reply["verdict"])

@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from tutelage.records import Problem
 from tutelage.verify.answers import last_line, marked_answer
+from tutelage.verify.decision import Decision, before_judging
+from tutelage.verify.workers import WorkerPool
 
 _SPACE = re.compile(r"\s+")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
@@ -39,3 +42,13 @@ def equal(answer: str, gold: str) -> bool:
     """True when any candidate of `answer` equals `gold` after `normalise`."""
     wanted = normalise(gold)
     return any(normalise(candidate) == wanted for candidate in candidates(answer))
+
+
+def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
+    """Checker `exact`. No worker is needed."""
+    if (early := before_judging(problem, answer, "exact")) is not None:
+        return early
+    found = candidates(answer)[-1]
+    if equal(answer, problem.gold or ""):
+        return "correct", "same text", "exact", found
+    return "incorrect", "the text differs", "exact", found

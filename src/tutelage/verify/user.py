@@ -25,6 +25,8 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, Verdict, stable_hash
+from tutelage.verify.decision import Decision
+from tutelage.verify.workers import WorkerPool
 
 Check = Callable[[Problem, Trace], Any]
 
@@ -121,6 +123,22 @@ def run(checker: str, problem: Problem, trace: Trace) -> Verdict:
     except Exception as error:  # noqa: BLE001 - reported in the verdict
         reason = f"the checker raised {one_line(error)}"
         return Verdict(trace.id, problem.id, "undecided", reason, "user", None)
+
+
+def decide(problem: Problem, trace: Trace, pool: WorkerPool) -> Decision:
+    """Call the user's function in a worker process. It sees the whole trace."""
+    checker = problem.checker
+    request = {
+        "op": "user",
+        "checker": checker,
+        "problem": to_json(problem),
+        "trace": to_json(trace),
+    }
+    reply = pool.ask(request, {"op": "load-user", "checker": checker})
+    if "failed" in reply:
+        return "undecided", f"the checker: {reply['failed']}", "user", None
+    found = Verdict(**reply["verdict"])
+    return found.status, found.reason, found.method, found.extracted
 
 
 def to_json(record: Problem | Trace | Verdict) -> dict[str, Any]:
