@@ -111,6 +111,23 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Outcome:
+    """A row without its texts. `answered`: a raw reply is here."""
+
+    state: State
+    answered: bool
+    reason: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost: Decimal | None
+
+    @property
+    def paid(self) -> bool:
+        """A reply is here and is not to be bought again."""
+        return self.answered and self.state != "failed"
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """Sums over stored replies. `cost` leaves out the `unpriced` replies, whose price is not known."""
 
@@ -276,6 +293,13 @@ class Ledger:
         """State of those `keys` that exist, and whether a raw reply is here; cheaper than the rows."""
         rows = self._select("key, state, raw IS NOT NULL", keys)
         return {key: (state, bool(here)) for key, state, here in rows}
+
+    def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
+        """What is known of those `keys` that exist, all but the texts."""
+        rows = self._select(
+            "key, state, raw IS NOT NULL, reason, prompt_tokens, completion_tokens, cost", keys
+        )
+        return {row[0]: Outcome(row[1], bool(row[2]), row[3], row[4], row[5], _from_pico(row[6])) for row in rows}
 
     def _select(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), 500):

@@ -14,11 +14,16 @@ from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem
-from tutelage.teachers.endpoint import EndpointTeacher, check, orders, read_key, request_body
+from tutelage.teachers.endpoint import EndpointTeacher, read_key, request_body
 from tutelage.teachers.money import price
+from tutelage.teachers.orders import Order
 
 TEACHER = EndpointTeacher("http://host/v1", "m")
 PROBLEM = Problem(id="p", question="2+2? {braces} {0}")
+
+
+def orders(teacher: EndpointTeacher, problems: list[Problem], samples: int) -> list[Order]:
+    return [teacher.order(problem, sample) for problem in problems for sample in range(samples)]
 
 
 def test_a_plain_chat_body() -> None:
@@ -142,7 +147,7 @@ def test_what_does_not_change_the_request_keeps_the_key(change: dict[str, Any]) 
 )
 def test_settings_that_cannot_work_name_their_field(change: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        check(replace(TEACHER, **change))
+        replace(TEACHER, **change).check()
     assert str(caught.value).startswith(message)
 
 

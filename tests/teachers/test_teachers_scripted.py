@@ -42,7 +42,8 @@ def run(
     tmp_path: Path, teacher: ScriptedTeacher = TEACHER, count: int = 3, samples: int = 2
 ) -> CollectResult:
     CALLS.clear()
-    return collect(problems(count), teacher, samples=samples, ledger_path=tmp_path / "l.sqlite")
+    result = collect(problems(count), teacher, samples=samples, ledger_path=tmp_path / "l.sqlite")
+    return replace(result, traces=list(result.traces))
 
 
 def test_traces_hold_what_the_function_said(tmp_path: Path) -> None:
@@ -117,7 +118,7 @@ def test_progress_tells_done_and_total(tmp_path: Path) -> None:
             ledger_path=tmp_path / "l",
             progress=lambda *each: seen.append(each),
         )
-    assert [each[:2] for each in seen] == [(0, 501), (500, 501), (501, 501), (501, 501)]
+    assert [each[:2] for each in seen] == [(0, 501), (501, 501), (0, 501), (501, 501)]
 
 
 def test_a_claim_of_another_process_is_waited_for(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_claim_of_another_process_is_waited_for(tmp_path: Path) -> None:
         thread.join()
     assert sorted(calls) == sorted((f"p{number}", 0) for number in range(30))
     assert sum(result.bought for result in results) == 30
-    assert results[0].traces == results[1].traces
+    assert list(results[0].traces) == list(results[1].traces)
 
 
 def test_eight_thousand_replies_take_seconds(tmp_path: Path) -> None:

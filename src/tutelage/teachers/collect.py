@@ -1,53 +1,65 @@
 """Collect traces: every problem times every sample, each paid for once.
 
 Promises: traces come in the order problem x sample, the same replies make equal traces; what the ledger holds
-is never asked again; an order that failed is listed with its reason and asked again by the next call.
+is never asked again; an order that failed is listed with its reason and asked again by the next call. Memory
+grows by some bytes per order and not by their texts.
 Does not: judge or drop: truncated, refused and empty replies are traces too.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from tutelage.errors import UsageError
-from tutelage.ledger import Ledger, Row, Settled
-from tutelage.records import ClosedBy, Problem, Trace, by_id, stable_hash
-from tutelage.teachers import endpoint, purchase, replay, scripted
-from tutelage.teachers.endpoint import EndpointTeacher
-from tutelage.teachers.orders import Bought, Order, Progress
+from tutelage.errors import StorageError, TutelageError, UsageError
+from tutelage.ledger import STATES, Ledger, Outcome, State
+from tutelage.records import Problem, Trace, by_id
+from tutelage.teachers import replay
+from tutelage.teachers.orders import Order, chunks
 from tutelage.teachers.replay import ReplayTeacher
-from tutelage.teachers.replies import Parsed
-from tutelage.teachers.scripted import ScriptedTeacher
+from tutelage.teachers.stored import Orders, StoredTraces
+from tutelage.teachers.teacher import Teacher
+from tutelage.teachers.watch import Progress, Watch
 
-Teacher = EndpointTeacher | ScriptedTeacher | ReplayTeacher
+Source = Teacher | ReplayTeacher
 # How often a process looks whether another one, which is buying the same request, has got its reply.
 HELD_SECONDS = 0.5
+# Orders that are looked up in the ledger together.
+CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
 class CollectResult:
-    """`bought` replies are new, `reused` ones were in the ledger (or, for a replay, recorded). `failed` holds
-    (problem id, reason) once per missing sample. `cost` (US dollars) and the token counts are those of all
-    replies behind `traces`, None when unknown for any of them; `spent` is the part of `cost` bought now."""
+    """`traces` can be iterated again and again. `states` counts all orders of this call as they are now;
+    `sent` counts HTTP requests with their retries, `bought` new replies, `reused` traces whose reply was in
+    the ledger (or, for a replay, recorded). `failed` holds (problem id, reason) once per missing sample,
+    `failures` counts the reasons. `cost` (US dollars) and the token counts are those of all replies behind
+    `traces`, each reply once, None when unknown for any of them; `spent` is the part of `cost` bought now.
 
-    traces: list[Trace]
+    `error` says why buying ended early (a budget used up, a refused key). Everything stored is in `traces`
+    all the same: write it down, then raise the error."""
+
+    traces: StoredTraces | list[Trace]
+    states: Mapping[State, int]
+    sent: int
     bought: int
     reused: int
-    failed: list[tuple[str, str]]
+    failures: Mapping[str, int]
+    failed: Sequence[tuple[str, str]]
     cost: Decimal | None
     spent: Decimal | None
     prompt_tokens: int | None
     completion_tokens: int | None
+    error: TutelageError | None = None
 
 
 def collect(
     problems: Sequence[Problem],
-    teacher: Teacher,
+    teacher: Source,
     *,
     samples: int,
     ledger_path: Path,
@@ -57,144 +69,131 @@ def collect(
     """`samples` traces of each problem from `teacher`, through the ledger at `ledger_path`.
 
     With buy=False only what is stored is given; the rest is listed as failed ("not bought"). A replay reads
-    its recording and leaves the ledger alone. Raises UsageError (settings, ids, a ledger that is none),
-    StorageError, BudgetError, PartialError; all replies received before are stored, and the same call goes on
-    from there."""
+    its recording and leaves the ledger alone. Raises UsageError (settings, ids, a ledger that is none; or
+    what made the first request useless, while nothing is stored) and StorageError; what else ends the buying
+    is the result's `error`. All replies received before are stored, and the same call goes on from there."""
     by_id(problems)
     if samples < 1:
         raise UsageError(f"samples: {samples} is not at least 1")
     if isinstance(teacher, ReplayTeacher):
         return _replayed(problems, teacher, samples, progress)
-    wanted = _orders(teacher, problems, samples)
-    # Two problems with the same text make the same request; it is bought once.
-    unique = {each.debt.key: each for each in wanted}
+    teacher.check()
+    orders = Orders(teacher, problems, samples)
+    watch = Watch(len(orders), progress)
+    error: TutelageError | None = None
     with Ledger(ledger_path) as ledger:
-        bought = _fill(ledger, teacher, unique, progress) if buy else frozenset()
-        rows = {row.key: row for row in ledger.get_many(list(unique))}
-    return _result(teacher, wanted, rows, bought)
+        try:
+            if buy:
+                _fill(ledger, orders, watch)
+        except StorageError:
+            raise
+        except TutelageError as early:
+            error = early
+        result = _result(ledger, orders, watch, error)
+    if isinstance(error, UsageError) and not len(result.traces):
+        raise error
+    return result
 
 
-def _orders(
-    teacher: EndpointTeacher | ScriptedTeacher, problems: Sequence[Problem], samples: int
-) -> list[Order]:
-    if isinstance(teacher, EndpointTeacher):
-        return endpoint.orders(teacher, problems, samples)
-    return scripted.orders(teacher, problems, samples)
+def _fill(ledger: Ledger, orders: Orders, watch: Watch) -> None:
+    """Buy what is missing."""
+    teacher = orders.teacher
+    watch.tick(0)
+    todo = _missing(ledger, orders, watch)
+    while (first := next(todo, None)) is not None:
+        held = teacher.buy(_again(first, todo), ledger, watch).held
+        if not held:
+            return
+        watch.tick(0, f"another process is buying {len(held)} of these")
+        time.sleep(HELD_SECONDS)
+        todo = (teacher.order(*each) for each in held)
 
 
-def _read(teacher: EndpointTeacher | ScriptedTeacher, raw: bytes) -> Parsed:
-    return endpoint.read(teacher, raw) if isinstance(teacher, EndpointTeacher) else scripted.read(raw)
+def _again(first: Order, rest: Iterator[Order]) -> Iterator[Order]:
+    yield first
+    yield from rest
 
 
-def _settled(teacher: EndpointTeacher | ScriptedTeacher, found: Parsed) -> Settled:
-    if isinstance(teacher, EndpointTeacher):
-        return endpoint.settled(teacher, found)
-    return scripted.settled(teacher, found)
+def _missing(ledger: Ledger, orders: Orders, watch: Watch) -> Iterator[Order]:
+    """The orders without a usable reply, made as they are taken. Replies that were stored but not read before
+    a kill are read now."""
+    teacher = orders.teacher
+    for numbers in chunks(range(len(orders)), CHUNK):
+        made = [orders.order(number) for number in numbers]
+        # Two problems with the same text make the same request; it is bought once.
+        unique = {each.debt.key: each for each in made}
+        states = ledger.states(list(unique))
+        for key in [key for key, (state, here) in states.items() if state == "owed" and here]:
+            row = ledger.get(key)
+            found = teacher.settled(teacher.read((row.raw if row else None) or b""))
+            ledger.settle(key, found)
+            states[key] = (found.state, True)
+        todo = [each for key, each in unique.items() if not _paid(states.get(key))]
+        watch.tick(len(made) - len(todo))
+        yield from todo
 
 
-def _buy(
-    teacher: EndpointTeacher | ScriptedTeacher, wanted: Sequence[Order], ledger: Ledger, tick: Any
-) -> Bought:
-    if isinstance(teacher, EndpointTeacher):
-        return purchase.buy(teacher, wanted, ledger, tick)
-    return scripted.buy(teacher, wanted, ledger, tick)
+def _paid(state: tuple[State, bool] | None) -> bool:
+    return state is not None and state[1] and state[0] != "failed"
 
 
-def _fill(
-    ledger: Ledger,
-    teacher: EndpointTeacher | ScriptedTeacher,
-    unique: Mapping[str, Order],
-    progress: Progress | None,
-) -> frozenset[str]:
-    """Buy what is missing; gives the keys with a new reply."""
-    states = ledger.states(list(unique))
-    # Replies that were stored but not read before a kill.
-    for row in ledger.get_many([key for key, (state, here) in states.items() if state == "owed" and here]):
-        found = _settled(teacher, _read(teacher, row.raw or b""))
-        ledger.settle(row.key, found)
-        states[row.key] = (found.state, True)
-    todo = [
-        each
-        for key, each in unique.items()
-        if key not in states or states[key][0] == "failed" or not states[key][1]
-    ]
-    done, total = len(unique) - len(todo), len(unique)
+@dataclass(slots=True)
+class _Sums:
+    """What the orders of a call add up to."""
 
-    def tick(count: int, note: str) -> None:
-        nonlocal done
-        done += count
-        if progress:
-            progress(done, total, note)
+    states: Counter[State] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    cost: Decimal | None = Decimal(0)
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
 
-    tick(0, "")
-    bought: set[str] = set()
-    while todo:
-        round_ = _buy(teacher, todo, ledger, tick)
-        bought |= round_.keys
-        todo = list(round_.held)
-        if todo:
-            tick(0, f"another process is buying {len(todo)} of these")
-            time.sleep(HELD_SECONDS)
-    return frozenset(bought)
+    def paid(self, found: Outcome) -> None:
+        """Add a reply that is here."""
+        self.cost = None if self.cost is None or found.cost is None else self.cost + found.cost
+        self.prompt_tokens = _plus(self.prompt_tokens, found.prompt_tokens)
+        self.completion_tokens = _plus(self.completion_tokens, found.completion_tokens)
+
+    def missing(self, problem: Problem, reason: str) -> None:
+        """Add an order without a usable reply."""
+        self.failures[reason] += 1
+        self.failed.append((problem.id, reason))
 
 
-def _result(
-    teacher: EndpointTeacher | ScriptedTeacher,
-    wanted: Sequence[Order],
-    rows: Mapping[str, Row],
-    bought: frozenset[str],
-) -> CollectResult:
-    traces: list[Trace] = []
-    failed: list[tuple[str, str]] = []
-    used: dict[str, Row] = {}
-    for each in wanted:
-        row = rows.get(each.debt.key)
-        if row is None or row.raw is None or not row.paid:
-            failed.append((each.problem.id, (row.reason if row else "") or "not bought"))
-            continue
-        found = _read(teacher, row.raw)
-        if found.state == "failed":  # other tags or another version read it, or it was never settled
-            failed.append((each.problem.id, found.reason))
-            continue
-        used[row.key] = row
-        traces.append(_trace(teacher, each, row, found))
+def _plus(sum_: int | None, more: int | None) -> int | None:
+    return None if sum_ is None or more is None else sum_ + more
+
+
+def _result(ledger: Ledger, orders: Orders, watch: Watch, error: TutelageError | None) -> CollectResult:
+    sums, present = _Sums(), bytearray(len(orders))
+    for numbers in chunks(range(len(orders)), CHUNK):
+        keys = [orders.key(number) for number in numbers]
+        found = ledger.outcomes(list(dict.fromkeys(keys)))
+        for number, key in zip(numbers, keys, strict=True):
+            outcome = found.get(key)
+            sums.states["owed" if outcome is None else outcome.state] += 1
+            if outcome is None or not outcome.paid:
+                sums.missing(orders.problem(number)[0], (outcome.reason if outcome else "") or "not bought")
+                continue
+            present[number] = 1
+            if key not in sums.seen:
+                sums.seen.add(key)
+                sums.paid(outcome)
+    traces = StoredTraces(orders, ledger.path, present)
     return CollectResult(
         traces=traces,
-        bought=len(bought & used.keys()),
-        reused=len(used.keys() - bought),
-        failed=failed,
-        cost=_sum(row.cost for row in used.values()),
-        spent=_sum(row.cost for key, row in used.items() if key in bought),
-        prompt_tokens=_count(row.prompt_tokens for row in used.values()),
-        completion_tokens=_count(row.completion_tokens for row in used.values()),
-    )
-
-
-def _trace(teacher: EndpointTeacher | ScriptedTeacher, each: Order, row: Row, found: Parsed) -> Trace:
-    own = isinstance(teacher, ScriptedTeacher)
-    # A server may close the thinking by a budget of its own and does not say so.
-    closed: ClosedBy = "model" if own else "unknown"
-    if found.finish_reason == "length" and not found.answer:
-        closed = "none"
-    return Trace(
-        id=stable_hash(each.problem.id, row.key, each.sample),
-        problem_id=each.problem.id,
-        sample=each.sample,
-        maker=teacher.name if isinstance(teacher, ScriptedTeacher) else teacher.maker,
-        answer=found.answer,
-        thinking=found.thinking,
-        request_key=row.key,
-        settings=dict(teacher.settings)
-        if isinstance(teacher, ScriptedTeacher)
-        else endpoint.trace_settings(teacher, each.sample),
-        prompt_tokens=found.prompt_tokens,
-        thinking_sampled=found.thinking_tokens,
-        thinking_forced=0 if own else None,
-        answer_sampled=found.answer_tokens,
-        answer_forced=0 if own else None,
-        finish_reason=found.finish_reason,
-        closed_by=closed,
-        cost=row.cost,
+        states={state: sums.states[state] for state in STATES if sums.states[state]},
+        sent=watch.sent,
+        bought=watch.bought,
+        reused=len(traces) - watch.bought,
+        failures=dict(sums.failures.most_common()),
+        failed=sums.failed,
+        cost=sums.cost,
+        spent=watch.spent,
+        prompt_tokens=sums.prompt_tokens,
+        completion_tokens=sums.completion_tokens,
+        error=error,
     )
 
 
@@ -206,8 +205,11 @@ def _replayed(
         progress(len(traces), len(traces), "")
     return CollectResult(
         traces=traces,
+        states={"done": len(traces), **({"owed": len(failed)} if failed else {})},
+        sent=0,
         bought=0,
         reused=len(traces),
+        failures=dict(Counter(reason for _, reason in failed).most_common()),
         failed=failed,
         cost=_sum(trace.cost for trace in traces),
         spent=Decimal(0),

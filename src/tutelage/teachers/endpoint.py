@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
 from tutelage.errors import UsageError
-from tutelage.ledger import Settled
+from tutelage.ledger import Ledger, Settled
 from tutelage.records import Problem, clean_text
-from tutelage.teachers import money
-from tutelage.teachers.orders import Order, order
+from tutelage.teachers import money, purchase
+from tutelage.teachers.orders import Bought, Order, order
 from tutelage.teachers.replies import TAGS, Parsed, parse_reply
+from tutelage.teachers.watch import Watch
 from tutelage.wire import check_url
 
 # One completion per body, whole, and nobody else's fields: a second completion would be paid for and lost.
@@ -78,34 +79,66 @@ class EndpointTeacher:
         base = check_url(self.base_url)
         return f"{base}/chat/completions" if self.api == "chat" else f"{base}/completions"
 
+    def check(self) -> None:
+        """Raises UsageError, naming the field, for settings that cannot work."""
+        check_url(self.base_url)
+        mine = RESERVED | {self.max_tokens_field} | ({"seed"} if self.seed is not None else set())
+        for group in ("sampling", "extra"):
+            if taken := sorted(mine & getattr(self, group).keys()):
+                raise UsageError(
+                    f"{group}.{taken[0]}: this field is set by the teacher itself, or not supported"
+                )
+            for name, value in getattr(self, group).items():
+                try:
+                    json.dumps(value, allow_nan=False)
+                except (TypeError, ValueError) as error:
+                    raise UsageError(f"{group}.{name}: cannot be sent as JSON ({error})") from error
+        if twice := sorted(self.sampling.keys() & self.extra.keys()):
+            raise UsageError(f"extra.{twice[0]}: also given in sampling")
+        if "{question}" not in self.prompt:
+            raise UsageError("prompt: has no {question} in it")
+        if self.api == "completions" and self.system:
+            raise UsageError("system: text completions have no system message; write it into prompt")
+        for name in ("concurrency", "timeout_s", "deadline_s", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name}: {value} is not above 0")
+        for name in ("retries", "backoff_s"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name}: {getattr(self, name)} is below 0")
+        if self.budget is not None and money.upper_bound(self.price, "", self.max_tokens) is None:
+            raise UsageError("budget: a cap needs price.prompt, price.completion and max_tokens")
 
-def check(teacher: EndpointTeacher) -> None:
-    """Raises UsageError, naming the field, for settings that cannot work."""
-    check_url(teacher.base_url)
-    mine = RESERVED | {teacher.max_tokens_field} | ({"seed"} if teacher.seed is not None else set())
-    for group in ("sampling", "extra"):
-        if taken := sorted(mine & getattr(teacher, group).keys()):
-            raise UsageError(f"{group}.{taken[0]}: this field is set by the teacher itself, or not supported")
-        for name, value in getattr(teacher, group).items():
-            try:
-                json.dumps(value, allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise UsageError(f"{group}.{name}: cannot be sent as JSON ({error})") from error
-    if twice := sorted(teacher.sampling.keys() & teacher.extra.keys()):
-        raise UsageError(f"extra.{twice[0]}: also given in sampling")
-    if "{question}" not in teacher.prompt:
-        raise UsageError("prompt: has no {question} in it")
-    if teacher.api == "completions" and teacher.system:
-        raise UsageError("system: text completions have no system message; write it into prompt")
-    for name in ("concurrency", "timeout_s", "deadline_s", "max_tokens"):
-        value = getattr(teacher, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"{name}: {value} is not above 0")
-    for name in ("retries", "backoff_s"):
-        if getattr(teacher, name) < 0:
-            raise UsageError(f"{name}: {getattr(teacher, name)} is below 0")
-    if teacher.budget is not None and money.upper_bound(teacher.price, "", teacher.max_tokens) is None:
-        raise UsageError("budget: a cap needs price.prompt, price.completion and max_tokens")
+    def order(self, problem: Problem, sample: int) -> Order:
+        """One completion of `problem`. Both APIs of one server are one teacher; their bodies differ."""
+        reserve = None if self.budget is None else self._reserve
+        body = request_body(self, problem, sample)
+        return order(problem, sample, check_url(self.base_url), self.model, body, reserve)
+
+    def _reserve(self, request: str) -> Decimal | None:
+        return money.upper_bound(self.price, request, self.max_tokens)
+
+    def headers(self, key: str) -> dict[str, str]:
+        """The headers of a request; `key` is in no other place."""
+        return {"Authorization": f"Bearer {key}"} if key else {}
+
+    def read(self, raw: bytes) -> Parsed:
+        """A stored reply."""
+        return parse_reply(raw, self.tags)
+
+    def settled(self, found: Parsed) -> Settled:
+        """The ledger's account of a reply."""
+        amount = money.cost(self.price, found.prompt_tokens, found.completion_tokens)
+        return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
+
+    def trace_settings(self, sample: int) -> dict[str, Any]:
+        """All of the body but the problem."""
+        body = request_body(self, Problem(id="", question="{question}"), sample)
+        return {"base_url": check_url(self.base_url), **body}
+
+    def buy(self, wanted: Iterator[Order], ledger: Ledger, watch: Watch) -> Bought:
+        """See `purchase.buy`. Raises UsageError when the key is missing."""
+        return purchase.buy(self, read_key(self), wanted, ledger, watch)
 
 
 def read_key(teacher: EndpointTeacher) -> str:
@@ -138,42 +171,3 @@ def request_body(teacher: EndpointTeacher, problem: Problem, sample: int) -> dic
     if teacher.seed is not None:
         body["seed"] = teacher.seed + sample
     return {**body, **teacher.sampling, **teacher.extra}
-
-
-def orders(teacher: EndpointTeacher, problems: Sequence[Problem], samples: int) -> list[Order]:
-    """All orders, problem by problem, sample by sample. Raises UsageError (see `check`)."""
-    check(teacher)
-
-    def reserve(request: str) -> Decimal | None:
-        return money.upper_bound(teacher.price, request, teacher.max_tokens)
-
-    return [
-        order(
-            problem,
-            sample,
-            # Both APIs of one server are one teacher; their bodies differ.
-            check_url(teacher.base_url),
-            teacher.model,
-            request_body(teacher, problem, sample),
-            reserve if teacher.budget is not None else None,
-        )
-        for problem in problems
-        for sample in range(samples)
-    ]
-
-
-def read(teacher: EndpointTeacher, raw: bytes) -> Parsed:
-    """A stored reply."""
-    return parse_reply(raw, teacher.tags)
-
-
-def settled(teacher: EndpointTeacher, found: Parsed) -> Settled:
-    """The ledger's account of a reply."""
-    amount = money.cost(teacher.price, found.prompt_tokens, found.completion_tokens)
-    return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
-
-
-def trace_settings(teacher: EndpointTeacher, sample: int) -> dict[str, Any]:
-    """What a trace records about how it was made: all of the body but the problem."""
-    body = request_body(teacher, Problem(id="", question="{question}"), sample)
-    return {"base_url": check_url(teacher.base_url), **body}

@@ -6,15 +6,16 @@ Does not: send anything or choose what to buy.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 from tutelage.ledger import Debt, request_key
 from tutelage.records import Problem
 
-Progress = Callable[[int, int, str], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,14 @@ def order(
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """What one round of buying did: keys with a new reply, and orders that another process is buying."""
+    """What one round of buying left: problems and samples that another process is buying. (What was bought
+    is in the ledger, and counted by the watch.)"""
 
-    keys: frozenset[str]
-    held: tuple[Order, ...]
+    held: tuple[tuple[Problem, int], ...] = ()
 
 
-def chunks(orders: Sequence[Order], size: int) -> Iterator[Sequence[Order]]:
-    """`orders` in pieces of at most `size`."""
-    return (orders[start : start + size] for start in range(0, len(orders), size))
+def chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """`items` in lists of at most `size`, taken only as they are asked for."""
+    rest = iter(items)
+    while chunk := list(islice(rest, size)):
+        yield chunk

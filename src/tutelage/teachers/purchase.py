@@ -16,18 +16,23 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from tutelage.errors import BudgetError, PartialError, TutelageError, UsageError
 from tutelage.ledger import BEAT_SECONDS, Claim, Ledger, Settled
+from tutelage.records import Problem
 from tutelage.teachers import rate
 from tutelage.teachers.batch import Batch
-from tutelage.teachers.endpoint import EndpointTeacher, read, read_key, settled
 from tutelage.teachers.orders import Bought, Order
 from tutelage.teachers.replies import error_text, load_json, one_line
+from tutelage.teachers.watch import Watch
 from tutelage.wire import Post, Reply, WireError, open_post
+
+if TYPE_CHECKING:
+    from tutelage.teachers.endpoint import EndpointTeacher
 
 STOP_STATUS = {
     401: "the server refuses the key",
@@ -48,12 +53,12 @@ class _Run:
     key: str
     ledger: Ledger
     post: Post
-    tick: Callable[[int, str], None]
+    watch: Watch
     todo: Iterator[Order]
     # Only spreads retries in time; nothing that is stored depends on it.
     jitter: random.Random = field(default_factory=random.Random)
     bought: set[str] = field(default_factory=set)
-    held: list[Order] = field(default_factory=list)
+    held: list[tuple[Problem, int]] = field(default_factory=list)
     failed: int = 0
     active: int = 0
     not_before: float = 0.0
@@ -109,36 +114,29 @@ class _Run:
         return kind(f"{self.teacher.url}: {self.stop}{saved}")
 
 
-def buy(
-    teacher: EndpointTeacher, wanted: Sequence[Order], ledger: Ledger, tick: Callable[[int, str], None]
-) -> Bought:
-    """Buy `wanted` (no key twice). `tick(number of orders finished, note)`.
+def buy(teacher: EndpointTeacher, key: str, wanted: Iterator[Order], ledger: Ledger, watch: Watch) -> Bought:
+    """Buy `wanted` (no key twice) with the API key `key`.
 
     Raises UsageError or PartialError when going on is useless, BudgetError when the cap is reached; what came
     back before is in the ledger. KeyboardInterrupt drops the requests in flight, no stored reply."""
-    key = read_key(teacher)
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(_buy(teacher, key, wanted, ledger, tick))
+        return asyncio.run(_buy(teacher, key, wanted, ledger, watch))
     # Called from inside a running loop (a notebook): that loop must not be blocked by a second one.
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, _buy(teacher, key, wanted, ledger, tick)).result()
+        return pool.submit(asyncio.run, _buy(teacher, key, wanted, ledger, watch)).result()
 
 
 async def _buy(
-    teacher: EndpointTeacher,
-    key: str,
-    wanted: Sequence[Order],
-    ledger: Ledger,
-    tick: Callable[[int, str], None],
+    teacher: EndpointTeacher, key: str, wanted: Iterator[Order], ledger: Ledger, watch: Watch
 ) -> Bought:
     async with open_post(teacher.url, teacher.concurrency) as post:
-        run = _Run(teacher, key, ledger, post, tick, iter(wanted))
+        run = _Run(teacher, key, ledger, post, watch, wanted)
         beats = asyncio.create_task(_beat(ledger))
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(teacher.concurrency, len(wanted))):
+                for _ in range(teacher.concurrency):
                     group.create_task(_work(run))
         except* TutelageError as group_error:
             raise _first(group_error) from None
@@ -147,7 +145,7 @@ async def _buy(
             run.stores.flush()  # replies that came in the turn of the loop that was interrupted
     if run.stop:
         raise run.ending()
-    return Bought(frozenset(run.bought), tuple(run.held))
+    return Bought(tuple(run.held))
 
 
 def _first(group: BaseExceptionGroup[TutelageError]) -> TutelageError:
@@ -179,9 +177,9 @@ async def _claim(run: _Run, order: Order) -> bool:
     while not run.stop:
         claim, idle = await run.claims.put(order)
         if claim == "held":
-            run.held.append(order)
+            run.held.append((order.problem, order.sample))
         if claim == "stored":
-            run.tick(1, "")
+            run.watch.tick(1)
         if claim != "over":
             return claim == "yours"
         if not idle:
@@ -222,11 +220,13 @@ async def _answer(run: _Run, order: Order) -> None:
         else:
             if reply.status == 200:
                 await run.stores.put((key, reply.raw))
-                found = read(run.teacher, reply.raw)
+                found = run.teacher.read(reply.raw)
                 if found.state != "failed":
-                    await run.settles.put((key, settled(run.teacher, found)))
+                    account = run.teacher.settled(found)
+                    await run.settles.put((key, account))
+                    run.watch.got(account)
                     run.bought.add(key)
-                    run.tick(1, "")
+                    run.watch.tick(1)
                     return
                 reason = run.hide(found.reason)
             else:
@@ -243,7 +243,7 @@ async def _answer(run: _Run, order: Order) -> None:
                 run.not_before = max(
                     run.not_before, time.monotonic() + pause + run.jitter.uniform(0, 0.05 * pause)
                 )
-                run.tick(0, f"rate limited, waiting {pause:.0f} s")
+                run.watch.tick(0, f"rate limited, waiting {pause:.0f} s")
                 continue
             if reply.status < 500 and reply.status not in (200, 408, 409, 425):
                 break
@@ -256,13 +256,14 @@ async def _answer(run: _Run, order: Order) -> None:
             await asyncio.sleep(pause)
     await run.settles.put((key, Settled("failed", reason)))
     run.failed += 1
-    run.tick(1, f"failed: {reason}")
+    run.watch.tick(1, f"failed: {reason}")
     if not run.bought and (kinds == {"connect"} or run.failed >= HOPELESS):
         run.give_up(f"no reply at all; last: {reason}")
 
 
 async def _send(run: _Run, order: Order, end: float) -> Reply:
-    headers = {"Authorization": f"Bearer {run.key}"} if run.key else {}
+    headers = run.teacher.headers(run.key)
+    run.watch.sent += 1
     seconds = max(0.001, min(run.teacher.timeout_s, end - time.monotonic()))
     reply = await run.post(run.teacher.url, order.debt.request.encode(), headers, seconds)
     if run.key and run.key.encode() in reply.raw:

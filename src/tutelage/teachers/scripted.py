@@ -9,15 +9,17 @@ budget (nothing real is spent).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from tutelage.errors import UsageError
 from tutelage.ledger import Ledger, Settled
 from tutelage.records import Problem
 from tutelage.teachers import money
 from tutelage.teachers.orders import Bought, Order, chunks, order
 from tutelage.teachers.replies import Parsed, parse_reply
+from tutelage.teachers.watch import Watch
 
 BASE_URL = "scripted:"
 # Replies of a function can be made again, so many share a transaction: 8,000 in well under a second.
@@ -49,52 +51,55 @@ class ScriptedTeacher:
     settings: Mapping[str, Any] = field(default_factory=dict)
     price: money.Price = money.UNKNOWN
 
+    @property
+    def maker(self) -> str:
+        return self.name
 
-def orders(teacher: ScriptedTeacher, problems: Sequence[Problem], samples: int) -> list[Order]:
-    """All orders, problem by problem, sample by sample."""
-    found = []
-    for problem in problems:
+    def check(self) -> None:
+        """Raises UsageError for settings that JSON cannot say."""
+        try:
+            json.dumps(dict(self.settings), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"settings: {self.name}: cannot be written as JSON ({error})") from error
+
+    def order(self, problem: Problem, sample: int) -> Order:
+        """One call of the function."""
         body = {
-            "model": teacher.name,
-            "settings": dict(teacher.settings),
+            "model": self.name,
+            "settings": dict(self.settings),
             "problem": problem.id,
             "question": problem.question,
         }
-        found += [order(problem, sample, BASE_URL, teacher.name, body) for sample in range(samples)]
-    return found
+        return order(problem, sample, BASE_URL, self.name, body)
 
+    def read(self, raw: bytes) -> Parsed:
+        """The stored reply. Text that looks like thinking tags stays text: the function told them apart."""
+        found = parse_reply(raw, tags=())
+        return replace(found, closed_by="model", thinking_forced=0, answer_forced=0)
 
-def read(raw: bytes) -> Parsed:
-    """The stored reply. Text that looks like thinking tags stays text: the function told them apart."""
-    return parse_reply(raw, tags=())
+    def settled(self, found: Parsed) -> Settled:
+        """The ledger's account of a reply."""
+        amount = money.cost(self.price, found.prompt_tokens, found.completion_tokens)
+        return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
 
+    def trace_settings(self, sample: int) -> dict[str, Any]:
+        """The settings."""
+        return dict(self.settings)
 
-def settled(teacher: ScriptedTeacher, found: Parsed) -> Settled:
-    """The ledger's account of a reply."""
-    amount = money.cost(teacher.price, found.prompt_tokens, found.completion_tokens)
-    return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
-
-
-def buy(
-    teacher: ScriptedTeacher, wanted: Sequence[Order], ledger: Ledger, tick: Callable[[int, str], None]
-) -> Bought:
-    """Answer `wanted` and store the replies, a batch per transaction. `tick(number of replies, note)`."""
-    keys: set[str] = set()
-    held: list[Order] = []
-    for chunk in chunks(wanted, BATCH):
-        claims = ledger.owe([each.debt for each in chunk])
-        answers = []
-        for each in chunk:
-            claim = claims[each.debt.key]
-            if claim == "held":
-                held.append(each)
-            elif claim == "yours":
-                raw = _reply(teacher.answer(each.problem, each.sample))
-                answers.append((each.debt.key, raw, settled(teacher, read(raw))))
-        ledger.record(answers)
-        keys.update(key for key, _, _ in answers)
-        tick(len(chunk) - sum(claims[each.debt.key] == "held" for each in chunk), "")
-    return Bought(frozenset(keys), tuple(held))
+    def buy(self, wanted: Iterator[Order], ledger: Ledger, watch: Watch) -> Bought:
+        """Answer `wanted` and store the replies, a batch per transaction."""
+        held: list[tuple[Problem, int]] = []
+        for chunk in chunks(wanted, BATCH):
+            claims = ledger.owe([each.debt for each in chunk])
+            mine = [each for each in chunk if claims[each.debt.key] == "yours"]
+            raws = [_reply(self.answer(each.problem, each.sample)) for each in mine]
+            found = [self.settled(self.read(raw)) for raw in raws]
+            ledger.record((each.debt.key, raw, one) for each, raw, one in zip(mine, raws, found, strict=True))
+            for one in found:
+                watch.got(one)
+            held += [(each.problem, each.sample) for each in chunk if claims[each.debt.key] == "held"]
+            watch.tick(sum(claims[each.debt.key] != "held" for each in chunk))
+        return Bought(tuple(held))
 
 
 def _reply(said: ScriptedReply) -> bytes:

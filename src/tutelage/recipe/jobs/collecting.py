@@ -18,7 +18,7 @@ from tutelage.recipe import stages, teachers
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, read_records, write_records
 from tutelage.teachers import money
-from tutelage.teachers.collect import Teacher, collect
+from tutelage.teachers.collect import Source, collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.replay import ReplayTeacher
 from tutelage.teachers.scripted import ScriptedTeacher
@@ -60,7 +60,7 @@ def _price(price: teachers.Price) -> money.Price:
     return money.price(price.prompt, price.completion)
 
 
-def build_teacher(settings: teachers.Teacher, name: str) -> Teacher:
+def build_teacher(settings: teachers.Teacher, name: str) -> Source:
     """The teacher that the settings describe; `name` is its default maker name.
 
     Raises UsageError for settings that cannot work."""
@@ -92,10 +92,14 @@ def collect_traces(ctx: JobContext[stages.Collect]) -> dict[str, Any]:
     found = collect(
         problems, teacher, samples=config.samples, ledger_path=ctx.ledger_path, progress=ctx.progress
     )
+    if found.error and not found.traces:
+        raise found.error
     if not found.traces:
         reason = found.failed[0][1] if found.failed else "no problem"
         raise PartialError(f"no reply could be had ({reason}); {len(found.failed)} requests failed")
     write_records(ctx.outputs["traces"], found.traces, Trace)
+    if found.error:
+        raise found.error
     failures = Counter(reason for _, reason in found.failed)
     return {
         "teacher": ctx.stage,
