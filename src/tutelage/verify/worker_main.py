@@ -49,6 +49,14 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             with contextlib.redirect_stderr(io.StringIO()):
                 status, reason = symbolic.equality(request["gold"], request["answer"])
             return {"status": status, "reason": reason}
+        case "load-gym":
+            from tutelage.verify import gym_scorers
+
+            return {"loaded": len(gym_scorers.load().DATASETS)}
+        case "gym":
+            from tutelage.verify import gym_scorers
+
+            return gym_scorers.scores(request["task"], request["entry"], request["answers"])
         case "load-user":
             user.load_function(request["checker"])
             return {"loaded": request["checker"]}
