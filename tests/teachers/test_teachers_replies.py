@@ -11,7 +11,8 @@ from endpoint_server import completion
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tutelage.teachers.replies import error_text, one_line, parse_reply, read_message, split_tags
+from tutelage.teachers.replies import error_text, one_line, parse_reply, read_message
+from tutelage.teachers.tags import split_tags
 
 
 def parse(body: Any) -> Any:
@@ -86,7 +87,7 @@ def test_tags_in_the_answer_stay_where_thinking_has_its_own_field() -> None:
     ],
 )
 def test_inline_tags_whole_and_cut_off(text: str, finish: str, expected: tuple[str, str]) -> None:
-    assert split_tags(text, finish_reason=finish) == expected
+    assert split_tags(text, truncated=finish == "length") == expected
 
 
 def test_tags_can_be_configured() -> None:
@@ -109,7 +110,7 @@ def test_no_text_is_lost_or_made_up(parts: list[str]) -> None:
 def test_megabytes_of_tags_are_read_in_linear_time(piece: str, finish: str) -> None:
     text = "x" + piece * (2_000_000 // len(piece))
     start = time.perf_counter()
-    split_tags(text, finish_reason=finish)
+    split_tags(text, truncated=finish == "length")
     assert time.perf_counter() - start < 2
 
 
@@ -158,7 +159,7 @@ def test_a_reply_without_text_is_empty() -> None:
 )
 def test_tokens_are_counted_as_told(usage: Any, counts: tuple[int | None, ...]) -> None:
     found = parse({**completion("42", reasoning="because"), "usage": usage})
-    assert (found.prompt_tokens, found.completion_tokens, found.reasoning_tokens) == counts
+    assert (found.prompt_tokens, found.completion_tokens, found.usage.reasoning) == counts
 
 
 def test_thinking_and_answer_tokens_are_split_only_where_the_split_is_known() -> None:

@@ -20,7 +20,9 @@ from tutelage.ledger import Ledger, Settled
 from tutelage.records import Problem, clean_text
 from tutelage.teachers import money, purchase
 from tutelage.teachers.orders import Bought, Order, order
-from tutelage.teachers.replies import TAGS, Parsed, parse_reply
+from tutelage.teachers.replies import Parsed, parse_reply
+from tutelage.teachers.tags import TAGS
+from tutelage.teachers.usage import bill
 from tutelage.teachers.watch import Watch
 from tutelage.wire import check_url
 
@@ -128,7 +130,7 @@ class EndpointTeacher:
 
     def settled(self, found: Parsed) -> Settled:
         """The ledger's account of a reply."""
-        amount = money.cost(self.price, found.prompt_tokens, found.completion_tokens)
+        amount = bill(self.price, found.usage)
         return Settled(found.state, found.reason, found.prompt_tokens, found.completion_tokens, amount)
 
     def trace_settings(self, sample: int) -> dict[str, Any]:

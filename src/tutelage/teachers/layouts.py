@@ -2,7 +2,9 @@
 
 Layouts (`auto` takes the first whose columns are there)
 - `traces`: our own Trace records (problem_id, thinking, answer, ...)
-- `generations`: open-r1; a list of texts with inline tags, beside `finish_reasons`
+- `generations`: open-r1; a list of texts with inline tags, beside `finish_reasons` and
+  `is_reasoning_complete`
+- `s1k`: the first s1K; `thinking_trajectories`, a list, and one `attempt`
 - `deepseek`, `gemini`: s1K-1.1 (`deepseek_thinking_trajectory`, `deepseek_attempt`) and OpenThoughts
   (`deepseek_reasoning`, `deepseek_solution`)
 - `openthoughts`: `reasoning` + `deepseek_solution`
@@ -24,12 +26,14 @@ from typing import Any, Literal
 
 from tutelage.errors import UsageError
 from tutelage.teachers import money
-from tutelage.teachers.replies import Tags, read_message, split_tags
+from tutelage.teachers.replies import is_truncated, read_message
+from tutelage.teachers.tags import Tags, split_tags
 
 Layout = Literal[
     "auto",
     "traces",
     "generations",
+    "s1k",
     "deepseek",
     "gemini",
     "openthoughts",
@@ -117,24 +121,36 @@ def _openthoughts(row: Row, tags: Tags, columns: Columns) -> list[Recording]:
 
 def _generations(row: Row, tags: Tags, columns: Columns) -> list[Recording]:
     texts = row["generations"] if isinstance(row["generations"], list) else []
-    reasons = row.get("finish_reasons")
-    reasons = reasons if isinstance(reasons, list) and len(reasons) == len(texts) else [None] * len(texts)
+    reasons, whole = (_beside(row.get(name), texts) for name in ("finish_reasons", "is_reasoning_complete"))
     found = []
-    for text, reason in zip(texts, reasons, strict=True):
-        finish = reason if isinstance(reason, str) and reason else "unknown"
+    for text, reason, complete in zip(texts, reasons, whole, strict=True):
+        # Older parts of OpenR1-Math have no finish reasons, only whether the thinking came to its end.
+        finish = _text(reason) or ("length" if complete is False else "unknown")
         found.append(_tagged(_text(text), tags, finish))
     return found
 
 
+def _beside(value: Any, texts: Sequence[Any]) -> Sequence[Any]:
+    """A list that runs beside `texts`; one None for each where there is none, or of another length."""
+    return value if isinstance(value, list) and len(value) == len(texts) else [None] * len(texts)
+
+
+def _s1k(row: Row, tags: Tags, columns: Columns) -> list[Recording]:
+    """All trajectories are tries at the one attempt that stands beside them; s1K has one in each row."""
+    thoughts = row["thinking_trajectories"]
+    thoughts = thoughts if isinstance(thoughts, list) else [thoughts]
+    return [_told(row, _text(thought), _text(row["attempt"])) for thought in thoughts]
+
+
 def _tagged(text: str, tags: Tags, finish: str) -> Recording:
-    thinking, answer = split_tags(text, tags, finish)
+    thinking, answer = split_tags(text, tags, is_truncated(finish))
     return Recording(thinking, _bare(answer), finish)
 
 
 def _messages(row: Row, tags: Tags, columns: Columns) -> list[Recording]:
     for turn in reversed(turns_of(row["messages"])):
         if turn.get("role") == "assistant":
-            thinking, answer = read_message(turn, tags, _text(row.get("finish_reason")) or "unknown")
+            thinking, answer = read_message(turn, tags, _cut_off(row))
             return [_told(row, thinking, _bare(answer))]
     return []
 
@@ -151,8 +167,12 @@ def _plain(row: Row, tags: Tags, columns: Columns) -> list[Recording]:
     thinking = first_text(row, (columns["thinking"],) if "thinking" in columns else THINKING)
     answer = first_text(row, (columns["answer"],) if "answer" in columns else ANSWER)
     if not thinking:
-        thinking, answer = split_tags(answer, tags, _text(row.get("finish_reason")) or "unknown")
+        thinking, answer = split_tags(answer, tags, _cut_off(row))
     return [_told(row, thinking, _bare(answer))]
+
+
+def _cut_off(row: Row) -> bool:
+    return is_truncated(_text(row.get("finish_reason")))
 
 
 def _told(row: Row, thinking: str, answer: str) -> Recording:
@@ -177,6 +197,7 @@ def _count(value: Any) -> int | None:
 _READERS: dict[str, Reader] = {
     "traces": _plain,
     "generations": _generations,
+    "s1k": _s1k,
     "deepseek": _deepseek,
     "gemini": _gemini,
     "openthoughts": _openthoughts,
@@ -188,6 +209,7 @@ _READERS: dict[str, Reader] = {
 _NEEDS: tuple[tuple[Layout, tuple[tuple[str, ...], ...]], ...] = (
     ("traces", (("problem_id", "thinking", "answer"),)),
     ("generations", (("generations",),)),
+    ("s1k", (("thinking_trajectories", "attempt"),)),
     ("deepseek", _attempts("deepseek")),
     ("gemini", _attempts("gemini")),
     ("openthoughts", (("reasoning", "deepseek_solution"),)),

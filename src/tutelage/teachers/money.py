@@ -2,7 +2,7 @@
 
 Promises: decimals from end to end; a price that is not known makes a cost that is not known (None), never 0;
 `upper_bound` is never below what the request can cost as long as the teacher keeps to its token limit.
-Does not: know anyone's price list, convert currencies, or hold the budget (the ledger does).
+Does not: know anyone's price list (see `prices`), convert currencies, or hold the budget (the ledger does).
 """
 
 from __future__ import annotations
@@ -13,23 +13,33 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from tutelage.errors import UsageError
 from tutelage.ledger import PICO
 
+Amount = Decimal | float | int | str
 MILLION = Decimal(1_000_000)
 # What chat templates add around a message (roles, markers, a default system text) on top of its own bytes.
 TEMPLATE_TOKENS = 128
+# What writing to a prompt cache costs, as a share of the prompt price: Anthropic's price list, for five
+# minutes and for an hour. Servers that write their caches unasked (OpenAI, DeepSeek) report no writes.
+WRITE, LONG_WRITE = Decimal("1.25"), Decimal(2)
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens; None: unknown. Build it with `price` to have it checked."""
+    """US dollars per million tokens; None: unknown. Build it with `price` to have it checked.
+
+    Where `cached` is unknown, cached prompt tokens cost what other prompt tokens cost: an upper bound.
+    `up_to`: the prices hold for prompts of at most so many tokens (None: any); beyond them the cost is
+    unknown."""
 
     prompt: Decimal | None = None
     completion: Decimal | None = None
+    cached: Decimal | None = None
+    up_to: int | None = None
 
 
 UNKNOWN = Price()
 
 
-def dollars(value: Decimal | float | int | str, field: str) -> Decimal:
+def dollars(value: Amount, field: str) -> Decimal:
     """`value` as a decimal; floats by their shortest spelling, so 0.14 is 0.14.
 
     Raises UsageError, naming `field`, for what is not a finite number of at least 0."""
@@ -43,20 +53,55 @@ def dollars(value: Decimal | float | int | str, field: str) -> Decimal:
 
 
 def price(
-    prompt: Decimal | float | int | str | None, completion: Decimal | float | int | str | None
+    prompt: Amount | None,
+    completion: Amount | None,
+    cached: Amount | None = None,
+    *,
+    up_to: int | None = None,
+    field: str = "price",
 ) -> Price:
-    """A checked Price from US dollars per million prompt and completion tokens (None: unknown)."""
+    """A checked Price from US dollars per million prompt, completion and cached tokens (None: unknown).
+
+    Raises UsageError; its message begins with `field`."""
+    if cached is not None and prompt is None:
+        raise UsageError(f"{field}.prompt: not given, but {field}.cached is; a cost needs both")
     return Price(
-        None if prompt is None else dollars(prompt, "price.prompt"),
-        None if completion is None else dollars(completion, "price.completion"),
+        None if prompt is None else dollars(prompt, f"{field}.prompt"),
+        None if completion is None else dollars(completion, f"{field}.completion"),
+        None if cached is None else dollars(cached, f"{field}.cached"),
+        up_to,
     )
 
 
-def cost(rate: Price, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
-    """What a reply cost, to a millionth of a millionth of a dollar; None when price or usage is unknown."""
+def cost(
+    rate: Price,
+    prompt_tokens: int | None,
+    completion_tokens: int | None,
+    *,
+    cached: int | None = None,
+    writes: int | None = None,
+    long_writes: int | None = None,
+) -> Decimal | None:
+    """What a reply cost, to a millionth of a millionth of a dollar; None when price or usage is unknown.
+
+    `cached`, `writes` and `long_writes` are the parts of `prompt_tokens` that were read from a cache or
+    written to one (None: not told, so none)."""
     if rate.prompt is None or rate.completion is None or prompt_tokens is None or completion_tokens is None:
         return None
-    exact = (rate.prompt * prompt_tokens + rate.completion * completion_tokens) / MILLION
+    if rate.up_to is not None and prompt_tokens > rate.up_to:
+        return None
+    left = prompt_tokens
+    exact = rate.completion * completion_tokens
+    parts = (
+        (long_writes, rate.prompt * LONG_WRITE),
+        (writes, rate.prompt * WRITE),
+        (cached, rate.prompt if rate.cached is None else rate.cached),
+    )
+    for count, each in parts:  # the dearest first, should a server's parts be more than its whole
+        part = min(count or 0, left)
+        exact += each * part
+        left -= part
+    exact = (exact + rate.prompt * left) / MILLION
     return exact.quantize(PICO, ROUND_HALF_EVEN).normalize()
 
 
@@ -64,6 +109,11 @@ def upper_bound(rate: Price, prompt: str, max_tokens: int | None) -> Decimal | N
     """The most a request can cost; None when the price or the token limit is unknown.
 
     A byte-level tokenizer never makes more tokens than there are UTF-8 bytes, so bytes bound the prompt's
-    tokens without knowing the tokenizer (about four times too many for English: the price of a hard cap)."""
-    prompt_tokens = len(prompt.encode("utf-8", "replace")) + TEMPLATE_TOKENS
-    return cost(rate, prompt_tokens, max_tokens)
+    tokens without knowing the tokenizer (about four times too many for English: the price of a hard cap). A
+    request that asks for a prompt cache may have all of it written there at the highest price."""
+    if rate.prompt is None:
+        return None
+    tokens = len(prompt.encode("utf-8", "replace")) + TEMPLATE_TOKENS
+    factor = LONG_WRITE if '"cache_control":' in prompt else Decimal(1)
+    dearest = max(rate.prompt * factor, rate.cached or Decimal(0))
+    return cost(Price(dearest, rate.completion, up_to=rate.up_to), tokens, max_tokens)

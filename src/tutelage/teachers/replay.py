@@ -19,7 +19,7 @@ from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, clean_text, stable_hash
 from tutelage.teachers.layouts import Layout, Recording, first_text, reader_of, turns_of
 from tutelage.teachers.recordings import read_rows
-from tutelage.teachers.replies import TAGS
+from tutelage.teachers.tags import TAGS
 
 QUESTIONS = ("question", "problem", "prompt", "input", "instruction")
 COLUMNS = ("id", "question", "thinking", "answer")
