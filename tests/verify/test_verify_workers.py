@@ -118,8 +118,8 @@ def test_failures_are_undecided_with_the_reason_and_the_pool_goes_on(pool: Worke
     pool.seconds = 0.5
     reasons = {
         "raise": "ValueError: bad luck (my_checker.py line",
-        "hang": "timed out after 0.5 s",
-        "spin": "timed out after 0.5 s",
+        "hang": "timeout after 0.5 s",
+        "spin": "timeout after 0.5 s",
         "die": "exit code 7",
         "segv": "SIGSEGV",
         "exit": "exit code 3",
@@ -136,7 +136,7 @@ def test_failures_are_undecided_with_the_reason_and_the_pool_goes_on(pool: Worke
 def test_what_a_worker_started_dies_with_it(checker: str, tmp_path: Path) -> None:
     note = tmp_path / "pid"
     with WorkerPool(seconds=1) as pool:
-        assert "timed out" in run(pool, checker, "child", str(note)).reason
+        assert "timeout" in run(pool, checker, "child", str(note)).reason
         assert is_gone(int(note.read_text()), 2)
 
 

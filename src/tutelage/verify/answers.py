@@ -16,13 +16,14 @@ How = Literal["boxed", "####", "answer is"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}(\{|(?=\d))")
 _HASHES = re.compile(r"####[ \t]*")
-_UNIT_TAIL = re.compile(r"[\s%]*(?:[A-Za-z°$€£%/ ]{0,40})\.?")
-_ANSWER = re.compile(
-    r"(?i:\banswer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)|(?:\A|(?<=\n))[ \t]*A:)[\s:]{0,10}\**[ \t]*(?=\S)"
-)
+_AFTER = re.compile(r"[\s:]{0,10}\**[ \t]*(?=\S)")
+_ANSWER = re.compile(r"(?<!\w)answer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)" + _AFTER.pattern, re.IGNORECASE)
 _CLAUSE = re.compile(r"\n|\.(?=\s|$)|;|,(?=\s+[A-Za-z])|\s+(?:because|since|as|so)\b|\s\(", re.IGNORECASE)
 _TRIES = 20
+_WORDS = 200
+_INDENT = 100
 _LINE = 2000
+_TAIL = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +84,36 @@ def last_hashes(text: str) -> Answer | None:
     return None
 
 
+def _after_statement(text: str, at: int) -> int:
+    """Where the answer begins that `answer is`, `Answer:` or `A:` at `at` states; -1 when it states none."""
+    if text[at + 1] == ":":
+        start = max(0, at - _INDENT)
+        indent = text[start:at].rpartition("\n")
+        if indent[2].strip(" \t") or not (indent[1] or start == 0):
+            return -1  # inside a line
+        match = _AFTER.match(text, at + 2)
+    else:
+        match = _ANSWER.match(text, at)
+    return match.end() if match is not None else -1
+
+
 def last_stated(text: str) -> Answer | None:
     """What follows the last "answer is" or "Answer:", up to the end of the clause."""
-    matches = list(_ANSWER.finditer(text, max(0, len(text) - 200_000)))[-_TRIES:]
-    for match in reversed(matches):
-        line = text[match.end() : match.end() + _LINE]
-        clause = _CLAUSE.split(line, maxsplit=1)[0].strip().strip("*").strip()
-        if clause:
-            return Answer(clause, "answer is")
+    tail = text[-_TAIL:]
+    offset = len(text) - len(tail)
+    lower = tail.lower()
+    if len(lower) != len(tail):  # some capitals have longer small forms: the places would not fit
+        lower = tail
+    end = len(lower)
+    for _ in range(_WORDS):  # backwards from word to word: the answer is near the end
+        at = end = max(lower.rfind("answer", 0, end), lower.rfind("a:", 0, end))
+        if at < 0:
+            return None
+        begin = _after_statement(text, offset + at)
+        if begin >= 0:
+            clause = _CLAUSE.split(text[begin : begin + _LINE], maxsplit=1)[0].strip().strip("*").strip()
+            if clause:
+                return Answer(clause, "answer is")
     return None
 
 

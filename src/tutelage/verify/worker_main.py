@@ -23,6 +23,9 @@ from tutelage.errors import UsageError
 from tutelage.verify import user
 
 ALARM_GRACE = 2.0
+RETIRE_AT = 0.6
+"""A worker whose memory has ever held this share of its limit ends after the reply: libraries keep caches,
+and freed memory is rarely given back."""
 
 
 def _limit_memory(limit: int) -> bool:
@@ -35,6 +38,12 @@ def _limit_memory(limit: int) -> bool:
     except (ValueError, OSError):
         return False
     return True
+
+
+def _peak_memory() -> int:
+    """The most memory this process has held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +93,8 @@ def _guarded(request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Serve requests until the input ends."""
-    limited = _limit_memory(int(sys.argv[1]))
+    limit = int(sys.argv[1])
+    limited = _limit_memory(limit)
     replies = os.fdopen(os.dup(1), "w", encoding="ascii")
     os.dup2(2, 1)  # what anyone prints must not be taken for a reply
     for stream in (sys.stdout, sys.stderr):
@@ -98,6 +108,8 @@ def main() -> None:
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + ALARM_GRACE)
         reply = _guarded(request)
         signal.setitimer(signal.ITIMER_REAL, 0)
+        if not request["op"].startswith("load") and _peak_memory() > RETIRE_AT * limit:
+            reply["retire"] = True
         print(json.dumps(reply), file=replies, flush=True)
 
 

@@ -3,13 +3,14 @@
 Promises: a request is answered or fails within its seconds of wall time (plus the start of a fresh worker);
 a worker that hangs, dies or runs out of memory is killed with everything it started and replaced on the next
 request; usable from any thread; never forks or re-imports the caller's main module (`python -m`); closing
-leaves no process behind.
+leaves no process behind. A process forked from this one starts workers of its own.
 Does not: judge, retry, or queue beyond the number of workers (callers wait).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import selectors
@@ -21,25 +22,32 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+from weakref import WeakSet
 
 from tutelage.errors import UsageError
 
 START_SECONDS = 60.0
 """A fresh worker may take this long to start and to import what it needs (busy machines are slow)."""
 MEMORY_BYTES = 4 * 2**30
+"""Address space of a worker that runs a user's function: torch alone takes more than 1 GiB of it."""
+LIBRARY_BYTES: Mapping[str, int] = {"load-math": 2**30}
+"""Address space of a worker that runs a library we know, by its load request. math-verify's import takes
+0.37 GiB of it (0.1 GiB resident), so that 1 GiB keeps the worker's memory well under 1 GiB."""
+_TIMED_OUT = "timeout after {:g} s"
 
 
 @dataclass(slots=True)
 class _Worker:
     process: subprocess.Popen[bytes]
+    memory_bytes: int
     loaded: set[str] = field(default_factory=set)
     pending: bytes = b""
 
 
 class WorkerPool:
     """Use as a context manager. `seconds` is the wall time for one request, `memory_bytes` the address space
-    of one worker. Workers start when first needed; `memory_limited` then tells whether this system can
-    limit memory (macOS cannot)."""
+    of one worker (less for `LIBRARY_BYTES`). Workers start when first needed; `memory_limited` then tells
+    whether this system can limit memory (macOS cannot)."""
 
     def __init__(self, workers: int = 1, seconds: float = 5.0, memory_bytes: int = MEMORY_BYTES) -> None:
         if workers < 1:
@@ -49,11 +57,13 @@ class WorkerPool:
         self.seconds = seconds
         self.memory_bytes = memory_bytes
         self.memory_limited: bool | None = None
-        self._slots = threading.BoundedSemaphore(workers)
-        self._lock = threading.Lock()
+        self._workers = workers
+        self._closed = threading.Event()
         self._idle: list[_Worker] = []
         self._all: list[_Worker] = []
-        self._closed = False
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(workers)
+        _POOLS.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -61,12 +71,34 @@ class WorkerPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def within(self, seconds: float) -> WorkerPool:
+        """This pool, the same workers, with another wall time for one request."""
+        if not seconds > 0:
+            raise UsageError(f"seconds is {seconds}; it must be more than 0")
+        view = copy.copy(self)  # shares the lists, the lock and the slots
+        view.seconds = seconds
+        return view
+
+    def _forget(self) -> None:
+        """In a forked child: the workers are the parent's. Close our copies of their pipes, so that they
+        still end with the parent, and start afresh."""
+        for worker in self._all:
+            for pipe in (worker.process.stdin, worker.process.stdout):
+                if pipe is not None:
+                    pipe.close()
+            worker.process.returncode = 0  # not our child: nothing to wait for
+        self._idle.clear()
+        self._all.clear()
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self._workers)
+
     def close(self) -> None:
         """Kill every worker. Requests in flight fail at once; later ones raise RuntimeError."""
         with self._lock:
-            self._closed = True
-            idle, busy = self._idle, [worker for worker in self._all if worker not in self._idle]
-            self._all, self._idle = [], []
+            self._closed.set()
+            idle, busy = list(self._idle), [worker for worker in self._all if worker not in self._idle]
+            self._all.clear()
+            self._idle.clear()
         for worker in idle:
             _kill(worker)
         for worker in busy:  # the thread that waits for it sees its end, and closes the pipes
@@ -78,7 +110,7 @@ class WorkerPool:
         `load` is sent first to a worker that has not had it, with START_SECONDS of its own, so that slow
         imports are not charged to the first answer. Raises UsageError when the load request says so."""
         with self._slots:
-            worker = self._take()
+            worker = self._take(load)
             try:
                 key = json.dumps(load, sort_keys=True)
                 if key not in worker.loaded:
@@ -96,7 +128,7 @@ class WorkerPool:
     def load(self, load: Mapping[str, Any]) -> None:
         """Send only a load request. Raises UsageError when it fails for any reason."""
         with self._slots:
-            worker = self._take()
+            worker = self._take(load)
             try:
                 reply = self._exchange(worker, load, START_SECONDS)
                 if "failed" in reply:
@@ -105,17 +137,21 @@ class WorkerPool:
             finally:
                 self._give(worker)
 
-    def _take(self) -> _Worker:
+    def _take(self, load: Mapping[str, Any]) -> _Worker:
+        memory = min(self.memory_bytes, LIBRARY_BYTES.get(str(load["op"]), self.memory_bytes))
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise RuntimeError("the worker pool is closed")
-            worker = self._idle.pop() if self._idle else None
+            fitting = [worker for worker in self._idle if worker.memory_bytes == memory]
+            worker = fitting[-1] if fitting else None
+            if worker is not None:
+                self._idle.remove(worker)
         if worker is not None:
             if not _has_ended(worker, 0):
                 return worker
             _kill(worker)
             self._give(worker)
-        worker = _start(self.memory_bytes)
+        worker = _start(memory)
         with self._lock:
             self._all.append(worker)
         reply = self._exchange(worker, None, START_SECONDS)
@@ -127,7 +163,7 @@ class WorkerPool:
     def _give(self, worker: _Worker) -> None:
         with self._lock:
             alive = worker.process.returncode is None  # `_kill` is the only one to reap
-            if alive and not self._closed:
+            if alive and not self._closed.is_set():
                 self._idle.append(worker)
                 return
             if worker in self._all:
@@ -142,7 +178,7 @@ class WorkerPool:
         line = _talk(worker, memoryview(data), deadline)
         if line is None and time.monotonic() >= deadline:
             _kill(worker)
-            return {"failed": f"timed out after {seconds:g} s"}
+            return {"failed": _TIMED_OUT.format(seconds)}
         if line is None:
             _has_ended(worker, 1.0)  # let it end by itself: its own exit code tells more than our signal
             code = _kill(worker)
@@ -153,6 +189,17 @@ class WorkerPool:
         if "usage" in reply:
             raise UsageError(reply["usage"])
         return reply
+
+
+_POOLS: WeakSet[WorkerPool] = WeakSet()
+
+
+def _forget_all() -> None:
+    for pool in list(_POOLS):
+        pool._forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def _start(memory_bytes: int) -> _Worker:
@@ -170,7 +217,7 @@ def _start(memory_bytes: int) -> _Worker:
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
         os.set_blocking(pipe.fileno(), False)
-    return _Worker(process)
+    return _Worker(process, memory_bytes)
 
 
 def _talk(worker: _Worker, data: memoryview, deadline: float) -> bytes | None:
