@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
@@ -231,6 +231,22 @@ def read_records(path: Path, kind: type[Record]) -> list[Record]:
     if missing:
         raise UsageError(f"{path}: not a table of {kind.__name__} records (no column {missing[0]!r})")
     return from_table(table.select(SCHEMAS[kind].names), kind)
+
+
+def iter_records(path: Path, kind: type[Record], rows: int = 100) -> Iterator[Record]:
+    """Like `read_records`, `rows` records at a time: for files that are larger than memory."""
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    names = SCHEMAS[kind].names
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = [name for name in names if name not in file.schema_arrow.names]
+            if missing:
+                raise UsageError(f"{path}: not a table of {kind.__name__} records (no column {missing[0]!r})")
+            for batch in file.iter_batches(rows, columns=names):
+                yield from from_table(pa.Table.from_batches([batch]), kind)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UsageError(f"{path}: not a readable Parquet file ({error})") from error
 
 
 def by_id(problems: Sequence[Problem]) -> dict[str, Problem]:
