@@ -332,7 +332,7 @@ def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
     Ledger(path).__exit__(None, None, None)
     with sqlite3.connect(path) as raw:
         raw.execute("PRAGMA user_version=99")
-    with pytest.raises(UsageError, match="version 99, this program reads 1"):
+    with pytest.raises(UsageError, match="version 99, this program reads 2"):
         Ledger(path)
 
 

@@ -14,7 +14,7 @@ import pytest
 from endpoint_server import Say, Server, completion, echo, problems, serving
 
 from tutelage.errors import BudgetError, PartialError, StorageError, UsageError
-from tutelage.ledger import Ledger
+from tutelage.ledger import Ledger, Turn
 from tutelage.teachers.collect import CollectResult, collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.money import price
@@ -367,13 +367,15 @@ def test_it_works_inside_a_running_loop(tmp_path: Path) -> None:
 def test_a_disk_that_refuses_ends_the_run_with_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Ledger.store_many
+    write = Ledger.turn
 
-    def full(self: Ledger, replies: Any) -> None:
-        self._db.execute(f"PRAGMA max_page_count={self._db.execute('PRAGMA page_count').fetchone()[0]}")
-        store(self, [(key, raw * 100) for key, raw in replies])
+    def full(self: Ledger, turn: Turn, budget: Decimal | None = None) -> Any:
+        if turn.replies:
+            self._db.execute(f"PRAGMA max_page_count={self._db.execute('PRAGMA page_count').fetchone()[0]}")
+            turn.replies = [(key, raw * 100) for key, raw in turn.replies]
+        return write(self, turn, budget)
 
-    monkeypatch.setattr(Ledger, "store_many", full)
+    monkeypatch.setattr(Ledger, "turn", full)
     with serving(echo) as server, pytest.raises(StorageError, match="database or disk is full") as caught:
         buy(server, tmp_path / "l", 20, concurrency=2)
     assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tutelage.errors import BudgetError, PartialError, TutelageError, UsageError
-from tutelage.ledger import BEAT_SECONDS, Claim, Ledger, Settled
+from tutelage.ledger import BEAT_SECONDS, Claim, Ledger, Settled, Turn
 from tutelage.records import Problem
 from tutelage.teachers import rate
 from tutelage.teachers.batch import Batch
@@ -75,11 +75,11 @@ class _Run:
         self.settles = Batch(self._settle)
 
     def _store(self, replies: Sequence[tuple[str, bytes]]) -> list[None]:
-        self.ledger.store_many(replies)
+        self.ledger.turn(Turn(replies=list(replies)))
         return [None] * len(replies)
 
     def _settle(self, findings: Sequence[tuple[str, Settled]]) -> list[None]:
-        self.ledger.settle_many(findings)
+        self.ledger.turn(Turn(findings=list(findings)))
         return [None] * len(findings)
 
     def _claim(self, orders: Sequence[Order]) -> list[tuple[Claim, bool]]:
