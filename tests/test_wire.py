@@ -36,7 +36,7 @@ def answer(data: bytes, abort: bool = False) -> Handler:
     return handle
 
 
-def post(handler: Handler, timeout: float = 5.0, max_bytes: int = 10_000) -> Reply:
+def post(handler: Handler, timeout: float = 5.0, max_bytes: int = 10_000, idle: float | None = None) -> Reply:
     """One POST to a server made of `handler`."""
 
     async def run() -> Reply:
@@ -44,7 +44,7 @@ def post(handler: Handler, timeout: float = 5.0, max_bytes: int = 10_000) -> Rep
         async with server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
             async with aiohttp.ClientSession() as session:
-                return await post_json(session, url, b"{}", HEADERS, timeout, max_bytes)
+                return await post_json(session, url, b"{}", HEADERS, timeout, max_bytes=max_bytes, idle=idle)
 
     return asyncio.run(run())
 

@@ -9,10 +9,10 @@ Does not: retry, parse bodies, read keys, or use a proxy for addresses on this m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -41,8 +41,13 @@ class WireError(TutelageError):
         self.kind = kind
 
 
-Post = Callable[[str, bytes, Mapping[str, str], float], Awaitable[Reply]]
-"""(url, JSON body, headers, seconds in all) -> Reply; raises WireError. The seam for other HTTP clients."""
+class Post(Protocol):
+    """The seam for other HTTP clients. Raises WireError."""
+
+    async def __call__(
+        self, url: str, body: bytes, headers: Mapping[str, str], timeout: float, idle: float | None = None
+    ) -> Reply:
+        """`body` is JSON. `timeout` seconds in all, `idle` seconds without a byte (None: as in all)."""
 
 
 def check_url(url: str) -> str:
@@ -71,18 +76,21 @@ async def post_json(
     body: bytes,
     headers: Mapping[str, str],
     timeout: float,
+    *,
+    idle: float | None = None,
     max_bytes: int = MAX_REPLY_BYTES,
 ) -> Reply:
     """POST `body` (JSON already) and read the whole reply, at most `max_bytes` after decompression.
 
-    `timeout` is in seconds and covers the whole exchange. Raises WireError."""
+    `timeout` is in seconds and covers the whole exchange; `idle` is the longest time without a byte, for
+    replies that are streamed: one may take an hour, but not be silent for ten minutes. Raises WireError."""
     raw = bytearray()
     try:
         async with session.post(
             url,
             data=body,
             headers={**headers, "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=timeout),
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_read=idle),
             allow_redirects=False,
         ) as response:
             async for chunk in response.content.iter_any():
@@ -92,6 +100,8 @@ async def post_json(
             found = {name.lower(): value for name, value in response.headers.items()}
             return Reply(response.status, found, bytes(raw))
     # `from None` and our own words: aiohttp's errors can carry the request with its headers.
+    except aiohttp.SocketTimeoutError:
+        raise WireError("timeout", f"nothing came for {idle:g} s") from None
     except TimeoutError:
         raise WireError("timeout", f"no whole reply within {timeout:g} s") from None
     except (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError) as error:
@@ -113,7 +123,9 @@ async def open_post(url: str, connections: int) -> AsyncIterator[Post]:
         trust_env=urlsplit(url).hostname not in LOOPBACK,
     ) as session:
 
-        async def post(url: str, body: bytes, headers: Mapping[str, str], timeout: float) -> Reply:
-            return await post_json(session, url, body, headers, timeout)
+        async def post(
+            url: str, body: bytes, headers: Mapping[str, str], timeout: float, idle: float | None = None
+        ) -> Reply:
+            return await post_json(session, url, body, headers, timeout, idle=idle)
 
         yield post

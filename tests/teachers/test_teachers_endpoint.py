@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem
-from tutelage.teachers.endpoint import EndpointTeacher, read_key, request_body
+from tutelage.teachers.endpoint import EndpointTeacher, request_body
+from tutelage.teachers.keys import read_key
 from tutelage.teachers.money import price
 from tutelage.teachers.orders import Order
 
@@ -152,10 +153,10 @@ def test_settings_that_cannot_work_name_their_field(change: dict[str, Any], mess
 
 
 def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_key(TEACHER) == ""
+    assert read_key(TEACHER.key_env) == ""
     monkeypatch.setenv("MY_KEY", " sk-1\n")
     teacher = replace(TEACHER, key_env="MY_KEY")
-    assert read_key(teacher) == "sk-1"
+    assert read_key(teacher.key_env) == "sk-1"
     assert "sk-1" not in repr(teacher) + repr(asdict(teacher)) + orders(teacher, [PROBLEM], 1)[0].debt.request
 
 
@@ -175,7 +176,7 @@ def test_a_missing_or_mistaken_key_is_one_line_without_the_key(
     if value is not None:
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError) as caught:
-        read_key(replace(TEACHER, key_env=name))
+        read_key(name)
     assert message in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -27,13 +27,13 @@ class Price:
     """US dollars per million tokens; None: unknown. Build it with `price` to have it checked.
 
     Where `cached` is unknown, cached prompt tokens cost what other prompt tokens cost: an upper bound.
-    `up_to`: the prices hold for prompts of at most so many tokens (None: any); beyond them the cost is
-    unknown."""
+    `long`: the price of requests whose prompt has more than `long_from` tokens (None: the same)."""
 
     prompt: Decimal | None = None
     completion: Decimal | None = None
     cached: Decimal | None = None
-    up_to: int | None = None
+    long: Price | None = None
+    long_from: int = 0
 
 
 UNKNOWN = Price()
@@ -56,8 +56,6 @@ def price(
     prompt: Amount | None,
     completion: Amount | None,
     cached: Amount | None = None,
-    *,
-    up_to: int | None = None,
     field: str = "price",
 ) -> Price:
     """A checked Price from US dollars per million prompt, completion and cached tokens (None: unknown).
@@ -69,7 +67,6 @@ def price(
         None if prompt is None else dollars(prompt, f"{field}.prompt"),
         None if completion is None else dollars(completion, f"{field}.completion"),
         None if cached is None else dollars(cached, f"{field}.cached"),
-        up_to,
     )
 
 
@@ -86,9 +83,10 @@ def cost(
 
     `cached`, `writes` and `long_writes` are the parts of `prompt_tokens` that were read from a cache or
     written to one (None: not told, so none)."""
-    if rate.prompt is None or rate.completion is None or prompt_tokens is None or completion_tokens is None:
+    if prompt_tokens is None or completion_tokens is None:
         return None
-    if rate.up_to is not None and prompt_tokens > rate.up_to:
+    rate = _for_length(rate, prompt_tokens)
+    if rate.prompt is None or rate.completion is None:
         return None
     left = prompt_tokens
     exact = rate.completion * completion_tokens
@@ -111,9 +109,14 @@ def upper_bound(rate: Price, prompt: str, max_tokens: int | None) -> Decimal | N
     A byte-level tokenizer never makes more tokens than there are UTF-8 bytes, so bytes bound the prompt's
     tokens without knowing the tokenizer (about four times too many for English: the price of a hard cap). A
     request that asks for a prompt cache may have all of it written there at the highest price."""
+    tokens = len(prompt.encode("utf-8", "replace")) + TEMPLATE_TOKENS
+    rate = _for_length(rate, tokens)
     if rate.prompt is None:
         return None
-    tokens = len(prompt.encode("utf-8", "replace")) + TEMPLATE_TOKENS
     factor = LONG_WRITE if '"cache_control":' in prompt else Decimal(1)
     dearest = max(rate.prompt * factor, rate.cached or Decimal(0))
-    return cost(Price(dearest, rate.completion, up_to=rate.up_to), tokens, max_tokens)
+    return cost(Price(dearest, rate.completion), tokens, max_tokens)
+
+
+def _for_length(rate: Price, prompt_tokens: int) -> Price:
+    return rate.long if rate.long is not None and prompt_tokens > rate.long_from else rate

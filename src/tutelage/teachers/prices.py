@@ -14,7 +14,8 @@ A file is YAML or JSON, prices in US dollars per million tokens::
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -72,11 +73,9 @@ def read_prices(path: Path) -> dict[str, Price]:
 
 def _pairs(value: Any, where: str) -> Iterator[tuple[str, Any]]:
     """The pairs of a mapping, which the readers below give as a list so that doubles are seen."""
-    if not isinstance(value, list):
-        raise UsageError(f"{where}: not a mapping like model: {{prompt: 0.55, completion: 2.19}}")
-    for pair in value:
-        if not isinstance(pair, tuple):
-            raise UsageError(f"{where}: a list, not a mapping like model: {{prompt: 0.55, completion: 2.19}}")
+    for pair in value if isinstance(value, list) else [value]:
+        if not isinstance(pair, tuple) or not isinstance(pair[0], str):
+            raise UsageError(f"{where}: not a mapping like model: {{prompt: 0.55, completion: 2.19}}")
         yield pair
 
 
@@ -121,34 +120,47 @@ def _genai(model: str, base_url: str) -> Price:
             return None
 
     now = datetime.now(UTC)
-    found = [_flat(each) for hour in range(_HOURS) if (each := listed(now + timedelta(hours=hour)))]
-    return _dearest([each for each in found if each.prompt is not None and each.completion is not None])
-
-
-def _flat(listed: Any) -> Price:
-    """One entry of the list as a Price. Prices that rise with the length of the prompt hold up to the first
-    step; a model that also charges by the request, or more for thinking, has no price here: it would be too
-    low."""
-    if listed.requests_kcount is not None or listed.output_reasoning_mtok is not None:
+    hours = (listed(now + timedelta(hours=hour)) for hour in range(_HOURS))
+    found = [each for each in hours if each is not None]
+    if not found or any(_unfit(each) for each in found):
         return UNKNOWN
-    steps = [listed.input_mtok, listed.output_mtok, listed.cache_read_mtok]
-    starts = [tier.start for step in steps for tier in getattr(step, "tiers", ())]
-    prompt, completion, cached = (getattr(step, "base", step) for step in steps)
-    return Price(prompt, completion, cached, up_to=min(starts) if starts else None)
+    steps = [tier.start for each in found for step in _steps(each) for tier in getattr(step, "tiers", ())]
+    if not steps:
+        return _dearest(found, _base)
+    return replace(_dearest(found, _base), long=_dearest(found, _top), long_from=min(steps))
 
 
-def _dearest(found: list[Price]) -> Price:
-    if not found:
-        return UNKNOWN
+def _steps(listed: Any) -> tuple[Any, Any, Any]:
+    return listed.input_mtok, listed.output_mtok, listed.cache_read_mtok
 
-    def most(amounts: list[Decimal | None]) -> Decimal | None:
-        known = [amount for amount in amounts if amount is not None]
-        return max(known) if len(known) == len(found) else None
 
-    limits = [each.up_to for each in found if each.up_to is not None]
+def _unfit(listed: Any) -> bool:
+    """A model that also charges by the request, or more for thinking: two prices would be too low for it."""
+    return (
+        listed.input_mtok is None
+        or listed.output_mtok is None
+        or listed.requests_kcount is not None
+        or listed.output_reasoning_mtok is not None
+    )
+
+
+def _base(step: Any) -> Decimal:
+    """The price before it rises with the length of the prompt."""
+    found: Decimal = getattr(step, "base", step)
+    return found
+
+
+def _top(step: Any) -> Decimal:
+    """The highest price that any length of prompt has."""
+    steps: list[Decimal] = [tier.price for tier in getattr(step, "tiers", ())]
+    return max([_base(step), *steps])
+
+
+def _dearest(found: list[Any], amount: Callable[[Any], Decimal]) -> Price:
+    """The highest of each of the prices; that of cached tokens only where every hour has one."""
+    prompt, completion, cached = zip(*(_steps(each) for each in found), strict=True)
     return Price(
-        most([each.prompt for each in found]),
-        most([each.completion for each in found]),
-        most([each.cached for each in found]),
-        up_to=min(limits) if limits else None,
+        max(map(amount, prompt)),
+        max(map(amount, completion)),
+        None if None in cached else max(map(amount, cached)),
     )
