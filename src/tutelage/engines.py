@@ -1,1 +1,178 @@
-"""Engines: the same function over many pieces of work, on this machine or on Ray. (To be written.)"""
+"""Engines: one function over many pieces of work, in this process or in worker processes of a Ray cluster.
+
+Promises
+- Results come in the order of the pieces, each as soon as it and all before it are there.
+- ray: a piece whose worker process or machine died is done again by another worker, TRIES times in all.
+- A TutelageError of the function arrives here as it was raised.
+- Ray is loaded when "ray" is asked for, and not before. It sends no usage statistics and prints nothing.
+Does not: undo what a dead worker had done (a piece must be safe to do again), move files (machines share a
+folder), or pass on the environment: a worker sees the variables that its machine's Ray was started with.
+
+A cluster that runs is used (RAY_ADDRESS, or one that `ray start` left on this machine); else one is started
+with this machine's cores. It ends with the process.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
+
+from tutelage.errors import PartialError, TutelageError, UsageError
+
+Engine = Literal["local", "ray"]
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+Make = Callable[[], AbstractContextManager[Callable[[Piece], Result]]]
+"""Opens the function in a worker; once per worker process, so it may hold what is costly to make."""
+
+# A piece that takes its worker down (out of memory, say) would do so for ever.
+TRIES = 4
+# What Ray reads from the environment when it is loaded.
+_RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray prints deaths of workers on the driver's stdout, whatever log_to_driver says; verbs print JSON there.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
+    # Its C++ part warns on stderr about arguments of actors, which Ray Data itself makes.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+def spread(
+    make: Make[Piece, Result], pieces: Sequence[Piece], *, engine: Engine, workers: int
+) -> Iterator[Result]:
+    """The function that `make` opens, applied to each of `pieces`, by `workers` processes ("local": by this
+    one). With "ray" `make`, pieces and results are pickled.
+
+    Raises what the function raises; UsageError when Ray is missing or no cluster answers; PartialError when
+    workers kept dying or the cluster is lost."""
+    if engine == "local":
+        with make() as function:
+            for piece in pieces:
+                yield function(piece)
+        return
+    if pieces:
+        with _quiet_ray() as ray:
+            yield from _on_ray(ray, make, pieces, workers)
+
+
+@contextmanager
+def _quiet_ray() -> Iterator[Any]:
+    """Ray, loaded and connected, with its own logs turned down to errors."""
+    for name, value in _RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise UsageError(f"the engine ray needs Ray ({error}): pip install 'tutelage[ray]'") from error
+    log = logging.getLogger("ray.data")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        if not ray.is_initialized():
+            try:
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                where = os.environ.get("RAY_ADDRESS") or "on this machine"
+                raise UsageError(f"no Ray cluster ({where}): {_one_line(error)}") from error
+        yield ray
+    finally:
+        log.setLevel(before)
+
+
+def _on_ray(ray: Any, make: Make[Any, Any], pieces: Sequence[Any], workers: int) -> Iterator[Any]:
+    from ray import cloudpickle
+    from ray.data import ActorPoolStrategy, DataContext
+    from ray.exceptions import RayError, RayTaskError
+
+    try:
+        tables = [
+            pa.table({"number": [number], "piece": pa.array([cloudpickle.dumps(piece)], pa.large_binary())})
+            for number, piece in enumerate(pieces)
+        ]
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"this work cannot be sent to another process: {_one_line(error)}") from error
+    context = DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    # Counts apart from the workers, because those die; their own retries are not limited.
+    tries = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Tries).remote()
+    with DataContext.current(context):
+        results = ray.data.from_arrow(tables).map_batches(
+            _Worker,
+            fn_constructor_kwargs={"make": make, "tries": tries},
+            batch_size=1,
+            batch_format="pyarrow",
+            # One piece at a time: the first worker to be up must not queue the pieces of the others.
+            compute=ActorPoolStrategy(size=min(workers, len(pieces)), max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+        )
+        batches = results.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+    try:
+        for batch in batches:
+            for answer in batch.column("result"):
+                error, value = cloudpickle.loads(answer.as_py())
+                if error is not None:
+                    raise error
+                yield value
+    except RayTaskError:
+        raise  # a defect in the function: its traceback is worth more than one line
+    except RayError as error:
+        raise PartialError(f"Ray gave up: {_one_line(error)}; the same command goes on") from error
+    finally:
+        ray.kill(tries)
+
+
+class _Tries:
+    """How often each piece was begun."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self._begun[number] += 1
+        return self._begun[number]
+
+
+class _Worker:
+    """Lives in a worker process; Ray Data calls it with tables of one piece."""
+
+    def __init__(self, make: Make[Any, Any], tries: Any) -> None:
+        self._open = ExitStack()
+        self._function = self._open.enter_context(make())
+        self._tries = tries
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        from ray import cloudpickle
+
+        found = [
+            cloudpickle.dumps(self._one(number.as_py(), piece.as_py()))
+            for number, piece in zip(batch["number"], batch["piece"], strict=True)
+        ]
+        return pa.table({"result": pa.array(found, pa.large_binary())})
+
+    def _one(self, number: int, piece: bytes) -> tuple[TutelageError | None, Any]:
+        import ray
+        from ray import cloudpickle
+
+        begun = ray.get(self._tries.begin.remote(number))
+        if begun > TRIES:
+            text = f"piece {number}: its worker process died {TRIES} times (out of memory?), last before"
+            return PartialError(f"{text} a try on {socket.gethostname()}"), None
+        try:
+            return None, self._function(cloudpickle.loads(piece))
+        except TutelageError as error:
+            return error, None
+
+
+def _one_line(error: BaseException, limit: int = 300) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:limit]
