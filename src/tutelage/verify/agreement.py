@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
+from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, Verdict
@@ -25,6 +26,7 @@ RULE = "rule"
 SECOND = "second parser"
 JUDGE = "judge"
 SHOWN = 20
+Interval = Callable[[int, int], tuple[float, float]]
 _LIMIT = 4000
 _LOAD = {"op": "load-math"}
 
@@ -136,64 +138,67 @@ def _by_math(wanted: str, answer: str, pool: WorkerPool) -> Decision:
     return reply["status"], reply["reason"], "math-verify", line
 
 
-def as_json(found: Agreement, shown: int | None = None) -> dict[str, object]:
-    """The agreement as JSON-serialisable data, with the first `shown` disagreements (None: all)."""
+def as_json(found: Agreement, interval: Interval, shown: int | None = None) -> dict[str, Any]:
+    """The agreement as JSON-serialisable data, with the first `shown` disagreements (None: all).
+    `interval(successes, n)` gives the two ends of a 95 % interval of a share."""
+    pairs = [
+        {
+            "judges": [pair.a, pair.b],
+            "decided_by_both": pair.n,
+            "agree": pair.agree,
+            "interval": list(interval(pair.agree, pair.n)) if pair.n else None,
+        }
+        for pair in found.pairs
+    ]
+    listed = [
+        {
+            "trace": each.trace_id,
+            "problem": each.problem_id,
+            "verdicts": [
+                {"status": v.status, "extracted": _short(v.extracted), "reason": _short(v.reason)}
+                for v in each.verdicts
+            ],
+        }
+        for each in islice(found.disagreements, shown)
+    ]
     return {
         "judges": list(found.names),
         "traces": found.n,
-        "table": [
-            {**dict(zip(found.names, key, strict=True)), "traces": count}
-            for key, count in found.table.items()
-        ],
-        "pairs": [{"a": p.a, "b": p.b, "decided_by_both": p.n, "agree": p.agree} for p in found.pairs],
+        "table": [{"statuses": list(key), "traces": count} for key, count in found.table.items()],
+        "pairs": pairs,
         "disagreements": len(found.disagreements),
-        "listed": [
-            {
-                "trace": each.trace_id,
-                "problem": each.problem_id,
-                **{
-                    name: {"status": v.status, "extracted": _short(v.extracted), "reason": _short(v.reason)}
-                    for name, v in zip(found.names, each.verdicts, strict=True)
-                },
-            }
-            for each in islice(found.disagreements, shown)
-        ],
+        "listed": listed,
     }
 
 
-def as_text(
-    found: Agreement,
-    interval: Callable[[int, int], tuple[float, float]],
-    shown: int = SHOWN,
-) -> str:
-    """The agreement for people; `interval(successes, n)` gives the two ends of a 95 % interval of a share."""
-    widths = [max(len(name), len("undecided")) for name in found.names]
+def as_text(document: Mapping[str, Any], shown: int = SHOWN) -> str:
+    """What `as_json` gave, for people."""
+    names = document["judges"]
+    widths = [max(len(name), len("undecided")) for name in names]
 
     def line(cells: Sequence[str], last: str) -> str:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         return f"  {'  '.join(padded)}  {last:>8}"
 
-    lines = [f"Agreement on {found.n:,} traces", line(found.names, "traces")]
-    lines += [line(key, f"{count:,}") for key, count in found.table.items()]
-    for pair in found.pairs:
-        said = f"{pair.a} and {pair.b}: no trace that both decided"
-        if pair.n:
-            low, high = interval(pair.agree, pair.n)
-            said = (
-                f"{pair.a} and {pair.b}: agree on {pair.agree:,} of {pair.n:,} that both decided "
-                f"({pair.agree / pair.n:.1%}; 95 % interval {low:.1%} to {high:.1%})"
-            )
-        lines.append(said)
-    if found.disagreements:
-        lines.append(
-            f"Disagreements, {min(shown, len(found.disagreements))} of {len(found.disagreements):,}:"
-        )
-    for each in islice(found.disagreements, shown):
+    lines = [f"agreement on {document['traces']:,} traces", line(names, "traces")]
+    lines += [line(row["statuses"], f"{row['traces']:,}") for row in document["table"]]
+    for pair in document["pairs"]:
+        both, n, agree = " and ".join(pair["judges"]), pair["decided_by_both"], pair["agree"]
+        if not n:
+            lines.append(f"{both}: no trace that both decided")
+            continue
+        low, high = pair["interval"]
+        share = f"{agree / n:.1%}; 95 % interval {low:.1%} to {high:.1%}"
+        lines.append(f"{both}: agree on {agree:,} of {n:,} that both decided ({share})")
+    if document["listed"]:
+        count = min(shown, len(document["listed"]))
+        lines.append(f"disagreements, {count:,} of {document['disagreements']:,}:")
+    for each in document["listed"][:shown]:
         said = "; ".join(
-            f"{name}: {v.status} ({_short(v.extracted, 60)!r}, {_short(v.reason, 80)})"
-            for name, v in zip(found.names, each.verdicts, strict=True)
+            f"{name}: {v['status']} ({_short(v['extracted'], 60)!r}, {_short(v['reason'], 80)})"
+            for name, v in zip(names, each["verdicts"], strict=True)
         )
-        lines.append(f"  {each.trace_id} of {each.problem_id}: {said}")
+        lines.append(f"  {each['trace']} of {each['problem']}: {said}")
     return "\n".join(lines)
 
 
