@@ -44,6 +44,13 @@ class Holders(LedgerFile):
             with self._write():
                 pass
 
+    def others(self) -> int:
+        """How many other living processes have this ledger open."""
+        with self._guard():
+            rows = self._db.execute("SELECT token, space, pid FROM holders").fetchall()
+        own = (self._space, os.getpid())
+        return sum((space, pid) != own and self._alive(token) for token, space, pid in rows)
+
     def _beat_due(self, now: float) -> None:
         if now - self._beat > BEAT_SECONDS:
             self._db.execute("UPDATE holders SET beat=? WHERE token=?", (now, self._token))
