@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,10 @@ from tutelage.errors import UsageError
 from tutelage.lab.tokenizer import build_tokenizer
 from tutelage.records import Problem, Trace, read_records, write_records
 from tutelage.students.template import render_prompt
+from tutelage.teachers.collect import collect
 from tutelage.teachers.local import LocalTeacher, decode, local_sampler, to_traces
+from tutelage.teachers.money import cost, price
+from tutelage.teachers.weights import fingerprint
 from tutelage.think.engine import Completion
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
@@ -185,3 +189,86 @@ def test_padding_is_never_sampled_and_a_long_question_is_one_line():
     assert all(pad not in reply.ids for reply in decode(teacher, PROBLEMS[:1], ThinkingPolicy(max_tokens=60)))
     with pytest.raises(UsageError, match="room"):
         list(local_sampler(HOT, ThinkingPolicy())([Problem("long", "x" * 300)]))
+
+
+# --- through the ledger ---
+
+SOLVER = replace(HOT, policy=WAITING, model=fingerprint(STUDENT))
+
+
+def solve(path, count=5, samples=3, teacher=SOLVER, **options):
+    return collect(PROBLEMS[:count], teacher, samples=samples, ledger_path=path / "l.sqlite", **options)
+
+
+def plain(trace):
+    """All of a trace but what says which ledger it came through."""
+    return replace(trace, id="", request_key="", settings={})
+
+
+def test_through_the_ledger_come_the_traces_of_the_sampler(tmp_path):
+    found = solve(tmp_path)
+    assert list(map(plain, found.traces)) == list(map(plain, local_sampler(HOT, WAITING)(PROBLEMS)))
+    assert {trace.closed_by for trace in found.traces} == {"model", "budget"}
+    trace = next(iter(found.traces))
+    assert {**trace.settings, "model": ""} == {
+        **next(iter(local_sampler(HOT, WAITING)(PROBLEMS))).settings,
+        "model": "",
+    }
+    assert (found.cost, found.sent, found.bought, found.error) == (None, 0, 15, None)
+
+
+def test_what_was_decoded_once_is_not_decoded_again(tmp_path):
+    first = list(solve(tmp_path, 3, 2).traces)
+    again = solve(tmp_path, 5, 3)
+    assert (again.bought, again.reused) == (9, 6)
+    assert [t for t in again.traces if t.sample < 2][:6] == first
+    # Replies come and go with the commit of their batches: one row at a time gives the same ones.
+    alone = replace(SOLVER, max_batch=1)
+    (tmp_path / "other").mkdir()
+    assert list(solve(tmp_path / "other", teacher=alone).traces) == list(again.traces)
+
+
+def test_a_model_that_was_trained_on_is_another_teacher(tmp_path):
+    other = tiny_student(closes=2.0)
+    assert fingerprint(other) == SOLVER.model, "the same weights, wherever they were loaded"
+    with torch.no_grad():
+        next(other.model.parameters())[0, 0] += 1
+    assert fingerprint(other) != SOLVER.model
+    solve(tmp_path, 1)
+    assert solve(tmp_path, 1, teacher=replace(SOLVER, student=other, model=fingerprint(other))).bought == 3
+
+
+def test_an_answer_that_ran_into_its_limit_is_truncated_and_kept(tmp_path):
+    short = replace(SOLVER, max_answer=2)
+    found = solve(tmp_path, teacher=short)
+    cut = [trace.answer_sampled for trace in found.traces if trace.finish_reason == "length"]
+    assert found.states["truncated"] == len(cut) > 0
+    assert set(cut) == {2}
+    assert solve(tmp_path, teacher=short).bought == 0
+
+
+def test_a_question_without_room_fails_alone(tmp_path):
+    problems = [PROBLEMS[0], Problem("long", "x" * 300), PROBLEMS[1]]
+    found = collect(problems, SOLVER, samples=1, ledger_path=tmp_path / "l")
+    assert [trace.problem_id for trace in found.traces] == ["p0", "p1"]
+    ((problem, reason),) = found.failed
+    assert problem == "long" and "room" in reason
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": ""}, "model: nothing names the weights"),
+        ({"max_answer": 0}, "max_answer: 0"),
+        ({"max_batch": 0}, "max_batch: 0"),
+        ({"student": tiny_student(thinking=False)}, "thinking switched off"),
+    ],
+)
+def test_a_solver_that_cannot_work_says_so(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        solve(tmp_path, teacher=replace(SOLVER, **change))
+
+
+def test_a_price_makes_a_cost(tmp_path):
+    found = solve(tmp_path, 1, 1, teacher=replace(SOLVER, price=price(1, 2)))
+    assert found.cost == cost(price(1, 2), found.prompt_tokens, found.completion_tokens) > 0
