@@ -95,7 +95,7 @@ def problem_from_row(where: str, row: Mapping[str, Any], mapped: Mapped) -> Prob
         said = "is empty" if isinstance(question, str) else f"is {type(question).__name__}, not text"
         raise UsageError(f"{where}: {mapped.question!r} {said}")
     used = {mapped.question, mapped.gold, mapped.id, mapped.domain, mapped.licence} - {""}
-    metadata = {str(key): _jsonable(value) for key, value in row.items() if key not in used}
+    metadata = {str(key): jsonable(value) for key, value in row.items() if key not in used}
     gold, solution = _gold(where, row.get(mapped.gold) if mapped.gold else None, mapped)
     if mapped.solution and mapped.solution not in used and isinstance(row.get(mapped.solution), str):
         metadata["solution"] = without_marks(row[mapped.solution])
@@ -145,7 +145,7 @@ def _short_text(where: str, row: Mapping[str, Any], column: str) -> str:
     return clean_text(str(value))
 
 
-def _jsonable(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """`value` as it will come back from a file of records (dates and the like become text)."""
     if isinstance(value, str):
         return clean_text(value)

@@ -66,7 +66,7 @@ def read_problems(
             raise UsageError(f"{name}: no such file{hint}")
         if _is_our_own(path):
             return _our_own(path, columns, limit)
-        rows, source = _file_rows(path), source or path.name
+        rows, source = file_rows(path), source or path.name
     return _problems(name, islice(rows, limit), columns, checker, source, licence, answer_pattern)
 
 
@@ -107,7 +107,8 @@ def _problems(
     return problems
 
 
-def _file_rows(path: Path) -> Iterator[Row]:
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl, .json or .parquet file. Raises UsageError, while reading, with the line."""
     match path.suffix:
         case ".jsonl" | ".ndjson":
             return _jsonl_rows(path)

@@ -7,13 +7,14 @@ Does not: hold a stage's logic (see `recipe.jobs`, and the rooms it calls).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
-from tutelage.recipe.teachers import Teacher
+from tutelage.recipe.teachers import EndpointTeacher, Teacher
 
 Problems = Annotated[str, InputRef("problems")]
 Traces = Annotated[str, InputRef("traces")]
@@ -98,22 +99,76 @@ class Student(StageConfig):
     seed: int = 0
 
 
+class Retry(Settings):
+    """Which traces are bought again (`where`, such as finish_reason=length; see `teachers.retry`), and the
+    settings of the teacher that are other ones then (`set`, such as max_tokens: 32768)."""
+
+    where: str
+    set: Mapping[str, Any] = {}
+
+
 class Collect(StageConfig):
-    """Traces from a teacher, through the ledger."""
+    """Traces from a teacher, through the ledger.
+
+    `retry` buys chosen traces again; the old ones stay, superseded. It chooses among the traces of this stage
+    or, instead of collecting anew, among `earlier` ones. `pilot` rows are bought and judged before the
+    rest, to see what it will cost; `pilot_only` stops there. `engine: ray` shares the work between `workers`
+    processes of a Ray cluster."""
 
     kind: Literal["collect"]
     problems: Problems
     teacher: Teacher
     samples: Positive = 1
+    earlier: Traces | None = None
+    retry: Retry | None = None
+    pilot: Annotated[int, Field(ge=0)] = 0
+    pilot_only: bool = False
+    engine: Literal["local", "ray"] = "local"
+    workers: Positive = 2
+
+    @model_validator(mode="after")
+    def _retry_fits(self) -> Self:
+        self.again()
+        return self
+
+    def again(self) -> Teacher:
+        """The teacher with the settings of `retry`. Raises ValueError for settings that it does not have."""
+        if self.retry is None or not self.retry.set:
+            return self.teacher
+        merged = _merged(self.teacher.model_dump(mode="json"), self.retry.set)
+        try:
+            return type(self.teacher).model_validate_json(json.dumps(merged), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise ValueError(f"retry.set.{place}: {first['msg'].lower()}") from error
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`below` with the values of `above`, block by block."""
+    both = {key: _merged(below[key], above[key]) for key in above if _blocks(below.get(key), above[key])}
+    return {**below, **above, **both}
+
+
+def _blocks(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping)
 
 
 class Verify(StageConfig):
-    """A verdict on every trace; `seconds` bounds one verdict."""
+    """A verdict on every trace; `seconds` bounds one verdict, `workers` is how many are judged at once (null:
+    the recipe's threads). `tolerance` (relative) is for numbers of problems that set none. A `judge` is asked
+    about what the rules left undecided, with `second_look` also about what they rejected; with `agreement`
+    about everything, for the table of rule, second parser and judge."""
 
     kind: Literal["verify"]
     problems: Problems
     traces: Traces
     seconds: float = Field(default=5.0, gt=0)
+    workers: Positive | None = None
+    tolerance: float | None = Field(default=None, ge=0)
+    judge: EndpointTeacher | None = None
+    second_look: bool = False
+    agreement: bool = False
 
 
 class Lora(Settings):
@@ -248,7 +303,7 @@ KINDS: dict[str, StageKind] = {
             f"{_JOBS}.judging:verify_traces",
             (Output("verdicts", "data/{stage}.verdicts.parquet", "verdicts"),),
             expected_s=2.0,
-            version=2,
+            version=3,
         ),
         StageKind(
             "train",
