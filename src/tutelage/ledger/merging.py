@@ -48,7 +48,9 @@ def absorb(ledger: Ledger, path: Path) -> int:
 
 
 def _copy_rows(ledger: Ledger) -> int:
-    changes = f"{_ANSWERED.format('excluded')} AND NOT {_ANSWERED.format('replies')}"
+    # A failure there tells more than nothing here.
+    better = f"({_ANSWERED.format('excluded')} OR excluded.state = 'failed' AND replies.holder IS NULL)"
+    changes = f"{better} AND NOT {_ANSWERED.format('replies')}"
     update = ", ".join(f"{name}=excluded.{name}" for name in _KEPT.split(", "))
     # A row that is not answered reserves nothing any more; nobody holds it here.
     picked = _KEPT.replace(
