@@ -6,20 +6,25 @@ import ast
 import importlib
 import inspect
 from dataclasses import asdict, fields
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
 
+from tinymodel import tiny_student
 from tutelage.lab.oracles import Oracle
 from tutelage.recipe import stages, teachers
 from tutelage.recipe.jobs.collecting import build_teacher
 from tutelage.recipe.load import build_recipe, load_recipe, shipped_recipes
 from tutelage.recipe.plan import plan_jobs
 from tutelage.recipe.stages import KINDS
+from tutelage.students.pretrained import save_student
 from tutelage.students.template import Template
 from tutelage.teachers.endpoint import EndpointTeacher
+from tutelage.teachers.local import LocalTeacher
+from tutelage.teachers.money import UNKNOWN
 from tutelage.teachers.replay import ReplayTeacher
 from tutelage.teachers.scripted import ScriptedTeacher
 from tutelage.think.policy import ThinkingPolicy
@@ -113,7 +118,8 @@ def test_the_check_above_finds_what_is_read_and_no_more() -> None:
         (stages.Policy, ThinkingPolicy, set()),
         (stages.Sampling, Sampling, set()),
         (teachers.LabTeacher, Oracle, {"kind", "price"}),
-        (teachers.EndpointTeacher, EndpointTeacher, {"kind"}),
+        (teachers.EndpointTeacher, EndpointTeacher, {"kind", "prices"}),
+        (teachers.LocalTeacher, LocalTeacher, {"kind", "bf16", "name"}),
     ],
 )
 def test_a_block_of_settings_has_the_fields_of_what_it_sets(
@@ -131,6 +137,7 @@ def test_a_block_has_the_defaults_of_what_it_sets(block: type[BaseModel], target
     assert all(set_by_default[name] == value for name, value in block().model_dump().items())
 
 
+PRICES = Path(__file__).with_name("prices.yaml")
 TEACHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lab": (
         {"kind": "lab", "style": "human"},
@@ -140,10 +147,18 @@ TEACHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "endpoint": (
         {"kind": "endpoint", "base_url": "http://127.0.0.1:1/v1", "model": "m"},
         {"base_url": "http://127.0.0.1:2/v1", "model": "n", "key_env": "K", "api": "completions"}
+        | {"stream": True, "reasoning": True, "reasoning_within": 3, "requests_per_s": 2.0}
+        | {"tokens_per_min": 1000, "prices": str(PRICES)}
         | {"system": "s", "prompt": "Q: {question}", "sampling": {"top_p": 0.5}, "extra": {"x": 1}}
         | {"max_tokens": 9, "max_tokens_field": "max_completion_tokens", "seed": 4, "concurrency": 2}
         | {"price": {"prompt": "1", "completion": "2"}, "timeout_s": 1.0, "deadline_s": 2.0}
         | {"retries": 1, "name": "other"},
+    ),
+    "local": (
+        {"kind": "local", "model": "lab-base"},
+        {"model": "MODEL", "policy": {"max_tokens": 3}, "sampling": {"temperature": 0.5}, "max_answer": 9}
+        | {"max_batch": 3, "seed": 7, "bf16": True, "price": {"prompt": "1", "completion": "2"}}
+        | {"name": "other"},
     ),
     "human": ({"kind": "human"}, {"answer": "{gold}"}),
     "replay": (
@@ -159,6 +174,8 @@ def made(settings: dict[str, Any]) -> Any:
     teacher = build_teacher(config.teacher, "stage")
     if isinstance(teacher, ScriptedTeacher):
         return teacher.name, teacher.settings, teacher.price
+    if isinstance(teacher, LocalTeacher):
+        return {each.name: getattr(teacher, each.name) for each in fields(teacher) if each.name != "student"}
     assert isinstance(teacher, EndpointTeacher | ReplayTeacher)
     return asdict(teacher)
 
@@ -166,13 +183,24 @@ def made(settings: dict[str, Any]) -> Any:
 @pytest.mark.parametrize(
     ("kind", "setting"), [(kind, name) for kind, (_, others) in TEACHERS.items() for name in others]
 )
-def test_every_setting_of_a_teacher_reaches_it(kind: str, setting: str) -> None:
+def test_every_setting_of_a_teacher_reaches_it(kind: str, setting: str, tmp_path: Path) -> None:
     plain, others = TEACHERS[kind]
-    assert made({**plain, setting: others[setting]}) != made(plain)
+    value = others[setting]
+    if value == "MODEL":
+        value = str(save_student(tiny_student(), tmp_path / "model"))
+    assert made({**plain, setting: value}) != made(plain)
+
+
+def test_a_price_of_ones_own_wins_over_a_list() -> None:
+    plain, others = TEACHERS["endpoint"]
+    listed = made({**plain, "prices": others["prices"]})["price"]
+    assert listed == {**asdict(UNKNOWN), "prompt": Decimal("0.14"), "completion": Decimal("0.28")}
+    both = made({**plain, "prices": others["prices"], "price": others["price"]})["price"]
+    assert both["prompt"] == Decimal(1)
 
 
 def test_every_teacher_setting_is_tried_above() -> None:
-    blocks = (teachers.LabTeacher, teachers.EndpointTeacher, teachers.HumanTeacher, teachers.ReplayTeacher)
+    blocks = get_args(get_args(teachers.Teacher)[0])
     for block, (_, others) in zip(blocks, TEACHERS.values(), strict=True):
         # The budget needs a price and a maximum; its own test is with the endpoint teacher.
         assert set(block.model_fields) == {"kind", *others} | ({"budget"} & set(block.model_fields))

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from tutelage.recipe.stage import LocalFile, Settings
+from tutelage.recipe.decoding import Policy, Sampling
+from tutelage.recipe.stage import LocalFile, LocalOrName, Settings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -40,7 +41,9 @@ class LabTeacher(Settings):
 
 
 class EndpointTeacher(Settings):
-    """An OpenAI-compatible server (see `teachers.endpoint.EndpointTeacher`)."""
+    """A server of OpenAI's or Anthropic's kind (see `teachers.endpoint.EndpointTeacher`). `prices` is where
+    the price is looked up when `price` does not give it: a file (see `teachers.prices`), or `genai`, the list
+    of the package genai-prices."""
 
     kind: Literal["endpoint"]
     base_url: str
@@ -58,6 +61,7 @@ class EndpointTeacher(Settings):
     max_tokens_field: str = "max_tokens"
     seed: int | None = None
     price: Price = Price()
+    prices: LocalOrName | None = None
     budget: str | None = None
     concurrency: Positive = 64
     requests_per_s: Annotated[float, Field(gt=0)] | None = None
@@ -65,6 +69,22 @@ class EndpointTeacher(Settings):
     timeout_s: float = 600.0
     deadline_s: float = 3600.0
     retries: int = 5
+    name: str = ""
+
+
+class LocalTeacher(Settings):
+    """A model of one's own that answers (see `teachers.local.LocalTeacher`). `model` is what the stage
+    `student` takes as its source: `lab-base`, a folder, a GGUF file, or a Hub name."""
+
+    kind: Literal["local"]
+    model: LocalOrName
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling()
+    max_answer: Positive = 1024
+    max_batch: Positive = 64
+    seed: int = 0
+    bf16: bool = False
+    price: Price = Price()
     name: str = ""
 
 
@@ -85,6 +105,7 @@ class ReplayTeacher(Settings):
         "auto",
         "traces",
         "generations",
+        "s1k",
         "deepseek",
         "gemini",
         "openthoughts",
@@ -95,4 +116,6 @@ class ReplayTeacher(Settings):
     columns: Mapping[str, str] = {}
 
 
-Teacher = Annotated[LabTeacher | EndpointTeacher | HumanTeacher | ReplayTeacher, Field(discriminator="kind")]
+Teacher = Annotated[
+    LabTeacher | EndpointTeacher | LocalTeacher | HumanTeacher | ReplayTeacher, Field(discriminator="kind")
+]
