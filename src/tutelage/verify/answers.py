@@ -9,12 +9,15 @@ Does not: judge; the caller falls back to the last number or the last line when 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 How = Literal["boxed", "####", "answer is"]
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,4}(\{|(?=\d))")
+_BARE = re.compile(r"[\d.,]+")
+_BRACE = re.compile(r"\\[{}\\]|[{}]")
 _HASHES = re.compile(r"####[ \t]*")
 _AFTER = re.compile(r"[\s:]{0,10}\**[ \t]*(?=\S)")
 _ANSWER = re.compile(r"(?<!\w)answer\b[^\n.:=]{0,60}?(?:\bis\b|:|=)" + _AFTER.pattern, re.IGNORECASE)
@@ -36,30 +39,37 @@ class Answer:
     closed: bool = True
 
 
-def last_boxed(text: str) -> Answer | None:
-    r"""The content of the last `\boxed{}` that is not empty, braces balanced; None when there is none."""
+def boxes(text: str) -> Iterator[Answer]:
+    r"""The contents of the last `\boxed{}`s that are not empty, braces balanced, last first."""
+    if "\\" not in text:
+        return
     end = len(text)
     for _ in range(_TRIES):
         at = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
         if at < 0:
-            return None
+            return
         end = at
         match = _BOX.match(text, at)
         if match is None:
             continue
         if not match[1]:
-            line = re.compile(r"[\d.,]+").match(text, match.end())
-            return Answer(line[0] if line else "", "boxed")
+            line = _BARE.match(text, match.end())
+            yield Answer(line[0] if line else "", "boxed")
+            continue
         depth, close = 1, -1
-        for brace in re.compile(r"\\[{}\\]|[{}]").finditer(text, match.end()):
+        for brace in _BRACE.finditer(text, match.end()):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
                 close = brace.start()
                 break
         content = text[match.end() : close] if close >= 0 else _line_from(text, match.end())
         if content.strip():
-            return Answer(content.strip(), "boxed", close >= 0)
-    return None
+            yield Answer(content.strip(), "boxed", close >= 0)
+
+
+def last_boxed(text: str) -> Answer | None:
+    r"""The content of the last `\boxed{}` that is not empty; None when there is none."""
+    return next(boxes(text), None)
 
 
 def _line_from(text: str, start: int) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, Verdict
-from tutelage.verify import exact, mathematics, quantities, user
+from tutelage.verify import choices, exact, mathematics, quantities, user
 from tutelage.verify.decision import Checker, Decision
 from tutelage.verify.workers import WorkerPool
 
@@ -53,6 +53,7 @@ CHECKERS: Mapping[str, Checker] = {
     "exact": exact.decide,
     "number": quantities.decide,
     "math": mathematics.decide,
+    "choice": choices.decide,
     "code": _code,
     GYM: _gym,
 }
