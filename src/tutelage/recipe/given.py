@@ -31,18 +31,24 @@ def questions_file(
 
     `columns` are texts `ours=theirs`; `checker` judges problems that do not name their own. Raises
     UsageError."""
-    pairs = {}
-    for column in columns or ():
-        ours, equals, theirs = column.partition("=")
-        if not equals:
-            raise UsageError(f"--column {column}: write it as ours=theirs, such as question=problem")
-        pairs[ours] = theirs
+    pairs = column_pairs(columns)
     if limit is None and checker is None and not pairs and _is_ours(Path(source)):
         return Path(source)
     problems = read_problems(source, columns=pairs or None, checker=checker or "number", limit=limit)
     path = out.with_name(f"{out.stem}-problems.parquet")
     write_records(path, problems, Problem)
     return path
+
+
+def column_pairs(columns: Sequence[str] | None) -> dict[str, str]:
+    """Texts `ours=theirs` as a mapping. Raises UsageError."""
+    pairs = {}
+    for column in columns or ():
+        ours, equals, theirs = column.partition("=")
+        if not equals:
+            raise UsageError(f"--column {column}: write it as ours=theirs, such as question=problem")
+        pairs[ours] = theirs
+    return pairs
 
 
 def student_folder(source: str, out: Path, *, kinds: Mapping[str, StageKind] | None = None) -> Path:
