@@ -216,3 +216,22 @@ def test_other_columns_survive_as_metadata(
     path = jsonl(tmp_path_factory.mktemp("h") / "a.jsonl", {"question": "q", "answer": "1", **extra})
     (problem,) = read_problems(path)
     assert problem.metadata == extra
+
+
+def test_a_row_of_50_mb(tmp_path: Path) -> None:
+    text = "How many? " * 5_200_000
+    path = jsonl(tmp_path / "a.jsonl", {"question": text, "answer": "1"}, {"question": "2?", "answer": "2"})
+    problems = read_problems(path)
+    assert problems[0].question == text and problems[1].gold == "2"
+
+
+def test_an_empty_gold_stays_and_is_for_the_checker_to_tell(tmp_path: Path) -> None:
+    rows = [{"question": f"{n}?", "answer": gold} for n, gold in enumerate(("", None, "3"))]
+    assert [problem.gold for problem in read_problems(jsonl(tmp_path / "a.jsonl", *rows))] == ["", None, "3"]
+
+
+def test_equal_ids_and_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", *({"id": "x", "question": f"{n}?", "answer": "1"} for n in range(2)))
+    assert "line 2: id 'x' is taken by line 1" in refused(path)
+    path.write_bytes(b'{"question": "1?", "answer": "1"}\n{"question": "caf\xe9", "answer": "2"}\n')
+    assert "line 2: not UTF-8 (byte 18 is 0xe9)" in refused(path)
