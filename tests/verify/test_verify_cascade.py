@@ -136,13 +136,13 @@ def test_model_text_is_not_executed(pool: WorkerPool, tmp_path_factory: pytest.T
     assert not mark.exists()
 
 
-HANGS = ["9^{9^{9^{9}}}", "((9!)!)!", r"\boxed{" + "(" * 800 + "x+1" + ")" * 800 + "}"]
+HANGS = ["9^{9^{9^{9}}}", "((9!)!)!"]
 
 
 @pytest.mark.parametrize(
     "answer",
     [HANGS[0], *(pytest.param(answer, marks=pytest.mark.slow) for answer in HANGS[1:])],
-    ids=["tower", "factorials", "nesting"],
+    ids=["tower", "factorials"],
 )
 def test_what_hangs_math_verify_is_undecided_in_time(answer: str) -> None:
     with WorkerPool(seconds=1) as pool:

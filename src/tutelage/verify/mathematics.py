@@ -16,11 +16,12 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from tutelage.records import Problem
+from tutelage.records import Problem, Status
 from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.decision import Decision, before_judging
-from tutelage.verify.numbers import Found, only_number
+from tutelage.verify.numbers import Found, only_number, plain
 from tutelage.verify.quantities import Gold, compare, read_gold, tolerance
+from tutelage.verify.units import kinds, read_tail
 from tutelage.verify.workers import WorkerPool
 
 MATH_LIMIT = 4000
@@ -31,6 +32,10 @@ DEPTH_LIMIT = 200
 DECIMALS = 6
 _LINE_LIMIT = 100_000
 _LOAD_MATH = {"op": "load-math"}
+_UNIT_END = re.compile(
+    r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}(?:\s*\^\s*\{?\s*[23]\s*\}?|[²³])?[\s.$]*\Z"
+    r"|(?<=[\d}\s])[ ][A-Za-z]+(?:\s*\^\s*\{?\s*[23]\s*\}?|[²³])?[\s.$]*\Z"
+)
 _BRACKET = re.compile(r"[(\[{)\]}]")
 _DECIMAL = re.compile(r"-?[0-9,]*\.([0-9]+)")
 
@@ -113,6 +118,20 @@ def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
     return _by_library(wanted, line, how, marked is None, pool)
 
 
+def _units_differ(wanted: str, given: str) -> tuple[Status, str] | None:
+    """The decision on two expressions with units at their ends: math-verify drops units, and takes 2 m for
+    2 cm. None when the units agree, or one has none."""
+    ends = [_UNIT_END.search(text) for text in (given, wanted)]
+    a, b = (None if end is None else read_tail(plain(end[0])).unit for end in ends)
+    if a is None or b is None or a == b:
+        return None
+    if not kinds(a) & kinds(b):
+        return "incorrect", f"unit differs: {a.name} for {b.name}"
+    if set(a.readings) & set(b.readings):
+        return None
+    return "undecided", f"units differ, {a.name} and {b.name}, and are not converted in expressions"
+
+
 def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPool) -> Decision:
     cut = may_cut and len(line) > MATH_LIMIT
     given = without_doubles(line[-MATH_LIMIT:] if cut else line)
@@ -121,6 +140,8 @@ def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPoo
         return "undecided", reason, "math", line
     if len(wanted) > MATH_LIMIT:
         return "undecided", f"the gold answer has {len(wanted):,} characters", "math", line
+    if (apart := _units_differ(wanted, given)) is not None:
+        return apart[0], f"{how}: {apart[1]}", "number", given
     if (deepest := max(depth(given), depth(wanted))) > DEPTH_LIMIT:
         return (
             "undecided",

@@ -138,7 +138,8 @@ def compare(found: Found, gold: Gold, allowed: Fraction = _ZERO) -> tuple[Status
         if {"time", "calendar"} <= a | b:
             return "undecided", f"{name} and {wanted_name} do not convert exactly"
         return "incorrect", f"unit differs: {name} for {wanted_name}"
-    return "incorrect", f"not equal to {gold.found.text[:80]}"
+    unit = f" {_name(gold.tail)}" if not gold.bare else ""
+    return "incorrect", f"not equal to {gold.found.text[:80]}{unit}"
 
 
 def _kind(tail: units.Tail) -> frozenset[str]:

@@ -4,6 +4,8 @@ Promises: gold goes first (the comparison is not symmetric); each gold is parsed
 be parsed, or makes the library raise, is `undecided` with the reason, never `incorrect`; a "yes" of the
 library about two numbers is checked again at 30 digits, because it rounds at 6 decimals and so takes 2^-99
 for 2^-98.
+A decimal equals an exact form when it is its value, rounded or cut to the decimals shown, from 6 on; inside a
+longer expression a decimal is exact or the verdict is open.
 Does not: limit time or memory. The caller kills the process (`workers`); nothing here may run in ours.
 
 math-verify's own timeouts are off: they use SIGALRM, work in the main thread only, and come out as "no".
@@ -25,9 +27,11 @@ from tutelage.records import Status
 _DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
 _WORDS = re.compile(r"[^\W\d_]{3,}(?:[ '-][^\W\d_]+)*")
-_NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a"})
-_EXACT_DIGITS = 12
-_ROUNDED_TOLERANCE = sympy.Rational(1, 100_000)
+_ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\*?\}")
+_NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a", "inf", "infinity", "undefined"})
+_EXACT = sympy.Rational(1, 10**12)
+_DECIMAL = re.compile(r"[0-9]*\.([0-9]+)")
+_ONLY_ROUNDED = "equal only after rounding to 6 decimals"
 
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs whole texts
 
@@ -36,8 +40,9 @@ def _as_math(text: str) -> str:
     """`text` inside dollar signs unless it is prose or has delimiters of its own (math-verify reads LaTeX
     only inside a math environment); upright e and i are the constants."""
     text = re.sub(r"\\(?:mathrm|text|rm)\s*\{\s*([ei])\s*\}", r"\1", text.strip())
+    bare = _ENVIRONMENT.sub("", text)
     if _DELIMITED.search(text) or _PROSE.search(
-        re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", "", text)
+        re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", "", bare)
     ):
         return text
     return f"${text}$"
@@ -60,22 +65,50 @@ def _undefined(items: list[Any]) -> bool:
     return any(isinstance(item, sympy.Basic) and item.has(sympy.nan, sympy.zoo) for item in items)
 
 
-def _really_equal(gold: Any, answer: Any) -> bool | None:
-    """Whether two numbers are equal at a precision relative to their size; None when they are not two finite
-    numbers. Exact forms must agree to 12 digits; where a decimal was written, to 5."""
+def _exactly(value: Any) -> Any:
+    """The expression with its decimals as exact fractions."""
+    return value.xreplace({each: sympy.Rational(str(each)) for each in value.atoms(sympy.Float)})
+
+
+def _same_number(gold: Any, answer: Any) -> bool | None:
+    """Whether two numbers agree to 12 digits; None when they are not finite numbers."""
     if not (isinstance(gold, sympy.Expr) and isinstance(answer, sympy.Expr)):
         return None
     if not (gold.is_number and answer.is_number):
         return None
-    a, b = gold.doit(), answer.doit()
+    a, b = _exactly(gold).doit(), _exactly(answer).doit()
     difference = sympy.N(abs(a - b), 30, maxn=1000)
     size = sympy.N(sympy.Max(abs(sympy.N(a, 30, maxn=1000)), abs(sympy.N(b, 30, maxn=1000))), 30)
     if not (difference.is_Float or difference.is_Integer) or not size.is_finite:
         return None
-    rounded = bool(gold.atoms(sympy.Float) or answer.atoms(sympy.Float))
-    return bool(
-        difference <= size * (_ROUNDED_TOLERANCE if rounded else sympy.Rational(1, 10**_EXACT_DIGITS))
-    )
+    return bool(difference <= size * _EXACT)
+
+
+def _is_rounded(exact: Any, shown: Any, text: str) -> bool | None:
+    """Whether `shown`, a plain decimal written in `text`, is `exact` rounded or cut to its decimals; None
+    when it is not a plain decimal beside an exact form."""
+    written = _DECIMAL.findall(text)
+    if not shown.is_Float or len(written) != 1 or exact.atoms(sympy.Float):
+        return None
+    places = len(written[0])
+    scaled = sympy.N(abs(exact.doit()), places + 30) * 10**places
+    given = abs(_exactly(shown)) * 10**places
+    same_sign = bool(sympy.N(exact * shown, 30) > 0)
+    return same_sign and given in (sympy.floor(scaled), sympy.floor(scaled + sympy.Rational(1, 2)))
+
+
+def _second_look(gold: tuple[Any, str], answer: tuple[Any, str]) -> tuple[Status, str] | None:
+    """What is to say against the library's "yes" about two numbers; None when nothing is."""
+    if _same_number(gold[0], answer[0]) is not False:
+        return None
+    if not (gold[0].atoms(sympy.Float) or answer[0].atoms(sympy.Float)):
+        return "incorrect", _ONLY_ROUNDED
+    for exact, (shown, text) in ((gold[0], answer), (answer[0], gold)):
+        rounded = _is_rounded(exact, shown, text)
+        if rounded is not None:
+            return None if rounded else ("incorrect", _ONLY_ROUNDED)
+    both = gold[0].is_Float and answer[0].is_Float
+    return ("incorrect" if both else "undecided"), _ONLY_ROUNDED
 
 
 def _decide_words(gold: str, answer: str) -> tuple[Status, str]:
@@ -107,6 +140,5 @@ def equality(gold: str, answer: str) -> tuple[Status, str]:
         return "incorrect", "the answer has no value"
     if not equal(wanted, given, timeout_seconds=None, raise_on_error=True):
         return "incorrect", "math-verify: not equal"
-    if "%" not in gold + answer and _really_equal(wanted[0], given[0]) is False:
-        return "incorrect", "equal only after rounding to 6 decimals"
-    return "correct", "math-verify: equal"
+    against = None if "%" in gold + answer else _second_look((wanted[0], gold), (given[0], answer))
+    return against or ("correct", "math-verify: equal")

@@ -1,6 +1,7 @@
 """A user's own checker: a function `check(problem, trace)` in a file or a module.
 
-Named in `Problem.checker` as `path/to/file.py:function` or `package.module:function`. It may return a
+Named in `Problem.checker` as `path/to/file.py:function`, `package.module:function` or
+`package.module.function`. It may return a
 Verdict, a bool, or a score: 1 is correct, 0 is incorrect, anything between is undecided with the score in the
 reason.
 Promises: `is_user_checker` and `absolute` run none of the user's code; a file or function that is
@@ -31,16 +32,23 @@ from tutelage.verify.workers import WorkerPool
 Check = Callable[[Problem, Trace], Any]
 
 
+def split(checker: str) -> tuple[str, str]:
+    """The file or module of a user function, and the function's name; both "" for any other checker."""
+    place, colon, function = checker.rpartition(":")
+    if not colon and all(part.isidentifier() for part in checker.split(".")):
+        place, _, function = checker.rpartition(".")
+    return (place, function) if place and function.isidentifier() else ("", "")
+
+
 def is_user_checker(checker: str) -> bool:
     """True for the spelling of a user function."""
-    place, _, function = checker.rpartition(":")
-    return bool(place) and function.isidentifier()
+    return bool(split(checker)[0])
 
 
 def absolute(checker: str, base: Path) -> str:
     """`checker` with a relative file path made absolute from `base`; any other checker unchanged."""
-    place, _, function = checker.rpartition(":")
-    if is_user_checker(checker) and place.endswith(".py") and not Path(place).is_absolute():
+    place, function = split(checker)
+    if place.endswith(".py") and not Path(place).is_absolute():
         return f"{(base / place).resolve()}:{function}"
     return checker
 
@@ -58,7 +66,7 @@ def load_function(checker: str) -> Check:
     """Import the function that `checker` names. Runs the module's code.
 
     Raises UsageError when the file, module or function is missing, or importing it raises."""
-    place, _, function = checker.rpartition(":")
+    place, function = split(checker)
     try:
         if place.endswith(".py"):
             path = Path(place).resolve()

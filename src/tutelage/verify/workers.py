@@ -47,15 +47,24 @@ class _Worker:
 class WorkerPool:
     """Use as a context manager. `seconds` is the wall time for one request, `memory_bytes` the address space
     of one worker (less for `LIBRARY_BYTES`). Workers start when first needed; `memory_limited` then tells
-    whether this system can limit memory (macOS cannot)."""
+    whether this system can limit memory (macOS cannot). `allow_weaker_sandbox` is the user's consent that the checker
+    `code` asks for where only Landlock protects this machine from a program."""
 
-    def __init__(self, workers: int = 1, seconds: float = 5.0, memory_bytes: int = MEMORY_BYTES) -> None:
+    def __init__(
+        self,
+        workers: int = 1,
+        seconds: float = 5.0,
+        memory_bytes: int = MEMORY_BYTES,
+        *,
+        allow_weaker_sandbox: bool = False,
+    ) -> None:
         if workers < 1:
             raise UsageError(f"workers is {workers}; it must be at least 1")
         if not seconds > 0:
             raise UsageError(f"seconds is {seconds}; it must be more than 0")
         self.seconds = seconds
         self.memory_bytes = memory_bytes
+        self.allow_weaker_sandbox = allow_weaker_sandbox
         self.memory_limited: bool | None = None
         self._workers = workers
         self._closed = threading.Event()
