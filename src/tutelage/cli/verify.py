@@ -170,7 +170,8 @@ def _check_gold(
     if not as_json:
         write(verifying.gold_text(document) + "\n")
     count = len({each["id"] for each in document["failed"]})
-    raise PartialError(f"{count} of {document['checked']} gold answers cannot be judged by", done=document)
+    said = f"{count} of {document['checked']} gold answers fail; no answer can be judged by them"
+    raise PartialError(said, done=document if as_json else None)
 
 
 def _tell(work: Callable[..., dict[str, Any]], as_json: bool) -> None:
@@ -180,6 +181,7 @@ def _tell(work: Callable[..., dict[str, Any]], as_json: bool) -> None:
     except PartialError as error:
         if error.done and not as_json:
             write(_text(error.done) + "\n")
+            error.done = {}  # told already
         raise
     emit(document, _text(document), as_json)
 

@@ -74,9 +74,7 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
     _write(ctx.outputs["verdicts"], count.each(verdicts))
     metrics = {**count.metrics(), **found}
     if desk is not None and desk.error is not None:
-        outputs = {name: str(path) for name, path in ctx.outputs.items()}
-        done = {"metrics": metrics, "outputs": outputs}
-        raise PartialError(f"the judge stopped early: {desk.error}", done=done) from desk.error
+        raise PartialError(f"the judge stopped early: {desk.error}", done=metrics) from desk.error
     return metrics
 
 
