@@ -114,5 +114,7 @@ class Reading(Holders):
 
 
 def _row(told: tuple[Any, ...], raw: bytes | None = None) -> Row:
-    *texts, cost, answered = told
-    return Row(*texts, from_pico(cost), bool(answered), raw)  # type: ignore[arg-type]
+    key, teacher, sample, request, state, reason, prompt, completion, cost, answered = told
+    return Row(
+        key, teacher, sample, request, state, reason, prompt, completion, from_pico(cost), bool(answered), raw
+    )

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 from tutelage.errors import StorageError, TutelageError, UsageError
@@ -21,6 +22,7 @@ from tutelage.records import Problem, Trace, by_id
 from tutelage.teachers import replay
 from tutelage.teachers.orders import Order, chunks
 from tutelage.teachers.replay import ReplayTeacher
+from tutelage.teachers.shard_files import open_merged
 from tutelage.teachers.stored import Orders, StoredTraces
 from tutelage.teachers.teacher import Teacher
 from tutelage.teachers.watch import Progress, Watch
@@ -29,7 +31,7 @@ Source = Teacher | ReplayTeacher
 # How often a process looks whether another one, which is buying the same request, has got its reply.
 HELD_SECONDS = 0.5
 # Orders that are looked up in the ledger together.
-CHUNK = 500
+CHUNK = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def collect(
     orders = Orders(teacher, problems, samples)
     watch = Watch(len(orders), progress)
     error: TutelageError | None = None
-    with Ledger(ledger_path) as ledger:
+    with open_merged(ledger_path, partial(watch.tick, 0), patient=buy) as ledger:
         try:
             if buy:
                 _fill(ledger, orders, watch)

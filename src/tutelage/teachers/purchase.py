@@ -1,33 +1,36 @@
 """Buys orders from an endpoint: many at a time, each reply stored before it is read, failures tried again.
 
 Promises
-- A reply is on disk before it is read; replies that arrive in the same instant share the wait for the disk.
-- A fixed number of requests is in flight. A rate limit (429) makes all of them wait as long as the server
-  asks and uses up no retry; server errors, timeouts, broken connections and broken replies do, then the order
-  is `failed` with its reason and the others go on.
+- A reply is on disk before it is read or counted (see `desk`).
+- How many requests are in flight is learned (see `limits`). A rate limit (429) makes all of them wait as long
+  as the server asks and uses up no retry; server errors, timeouts, broken connections and broken replies do,
+  then the order is `failed` with its reason and the others go on.
 - Nothing goes on that cannot work: a refused key, an unknown model, an empty account, a server that is not
-  there. Requests in flight are still waited for, because they are being paid for.
-- With a budget each request's most possible cost is reserved first; nothing is bought beyond the cap.
-Does not: learn the right concurrency, stream, or know what a server charges for replies that broke off.
+  there, a reasoning teacher whose thinking is not shown. Requests in flight are still waited for, because
+  they are being paid for.
+- With a budget each request's most possible cost is reserved first; nothing is bought beyond the cap. A
+request
+  whose outcome is unknown (a timeout, a torn or unreadable reply, a process that was killed) may have been
+  charged, so it counts with all that was reserved for it; one that was refused or never reached the server
+  (429, 5xx, no connection) counts nothing.
+Does not: stream what comes to anybody, or know what a server charges for replies that broke off.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tutelage.errors import BudgetError, PartialError, TutelageError, UsageError
-from tutelage.ledger import BEAT_SECONDS, Claim, Ledger, Settled, Turn
-from tutelage.records import Problem
-from tutelage.teachers import rate
-from tutelage.teachers.batch import Batch
+from tutelage.ledger import Ledger, Settled
+from tutelage.teachers import limits, rate
+from tutelage.teachers.desk import AHEAD, Desk
+from tutelage.teachers.gate import Gate, Slot
 from tutelage.teachers.orders import Bought, Order
-from tutelage.teachers.replies import error_text, load_json, one_line
+from tutelage.teachers.replies import Parsed, error_text, load_json, one_line
 from tutelage.teachers.watch import Watch
 from tutelage.wire import Post, Reply, WireError, open_post
 
@@ -42,7 +45,30 @@ STOP_STATUS = {
 }
 # So many failed orders in a row from the start, and not one reply: the rest would fail too.
 HOPELESS = 20
+OVERLOADED = frozenset({"503", "529", "timeout"})
+MAY_HAVE_BEEN_CHARGED = frozenset({"timeout", "torn", "oversized", "unreadable"})
 _QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached")
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """A request that brought no usable reply. `kind` is how the watch counts it (an HTTP status, or
+    `timeout`, `torn`, `connect`, `oversized`, `unreadable`); `asked` the seconds that the server asks to
+    wait; `stop` why no other request can work either."""
+
+    kind: str
+    reason: str
+    asked: float | None = None
+    stop: str = ""
+
+    @property
+    def passes(self) -> bool:
+        """Trying again makes sense."""
+        return not self.kind.isdigit() or int(self.kind) >= 500 or self.kind in ("408", "409", "425")
+
+    @property
+    def lost(self) -> bool:
+        return self.kind in MAY_HAVE_BEEN_CHARGED
 
 
 @dataclass(slots=True)
@@ -51,51 +77,14 @@ class _Run:
 
     teacher: EndpointTeacher
     key: str
-    ledger: Ledger
     post: Post
     watch: Watch
-    todo: Iterator[Order]
-    # Only spreads retries in time; nothing that is stored depends on it.
-    jitter: random.Random = field(default_factory=random.Random)
-    bought: set[str] = field(default_factory=set)
-    held: list[tuple[Problem, int]] = field(default_factory=list)
+    desk: Desk
+    gate: Gate
+    replies: int = 0
+    thought: bool = False
     failed: int = 0
-    active: int = 0
-    not_before: float = 0.0
     stop: str = ""
-    broke: bool = False
-    moved: asyncio.Condition = field(default_factory=asyncio.Condition)
-    claims: Batch[Order, tuple[Claim, bool]] = field(init=False)
-    stores: Batch[tuple[str, bytes], None] = field(init=False)
-    settles: Batch[tuple[str, Settled], None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.claims = Batch(self._claim)
-        self.stores = Batch(self._store)
-        self.settles = Batch(self._settle)
-
-    def _store(self, replies: Sequence[tuple[str, bytes]]) -> list[None]:
-        self.ledger.turn(Turn(replies=list(replies)))
-        return [None] * len(replies)
-
-    def _settle(self, findings: Sequence[tuple[str, Settled]]) -> list[None]:
-        self.ledger.turn(Turn(findings=list(findings)))
-        return [None] * len(findings)
-
-    def _claim(self, orders: Sequence[Order]) -> list[tuple[Claim, bool]]:
-        """The claim of each order, and whether nothing of ours is in flight after these."""
-        claims = self.ledger.owe([order.debt for order in orders], self.teacher.budget)
-        answer = [claims[order.debt.key] for order in orders]
-        # Counted here and not by the tasks, which wake up later: an order that a budget does not allow must
-        # wait for those that hold a reservation.
-        self.active += answer.count("yours")
-        return [(claim, not self.active) for claim in answer]
-
-    async def give_back(self) -> None:
-        """One order is no longer in flight."""
-        self.active -= 1
-        async with self.moved:
-            self.moved.notify_all()
 
     def hide(self, text: str) -> str:
         """`text` without the key, should the server send it back."""
@@ -104,18 +93,36 @@ class _Run:
     def give_up(self, why: str) -> None:
         """Take no further orders; what is in flight comes in before `ending` says why."""
         self.stop = self.stop or why
+        self.gate.stop()
+
+    def got(self, found: Parsed) -> None:
+        """A usable reply is stored."""
+        self.replies += 1
+        self.thought = self.thought or bool(found.thinking.strip())
+        within = self.teacher.reasoning_within
+        if self.teacher.reasoning and not self.thought and self.replies >= within:
+            self.give_up(_no_thinking(self.teacher, found, self.replies))
 
     def ending(self) -> TutelageError:
         """The error for `stop`, once nothing is in flight any more."""
-        if self.broke:
-            return BudgetError(self.stop)
-        kind = PartialError if self.bought else UsageError
-        saved = f"; {len(self.bought)} new replies are saved" if self.bought else ""
+        saved = f"; {self.watch.bought} new replies are saved" if self.watch.bought else ""
+        kind = PartialError if self.watch.bought else UsageError
         return kind(f"{self.teacher.url}: {self.stop}{saved}")
 
 
+def _no_thinking(teacher: EndpointTeacher, found: Parsed, replies: int) -> str:
+    billed = found.thinking_tokens
+    hidden = f" The server bills {billed} thinking tokens and hides their text." if billed else ""
+    return (
+        f"{teacher.maker} is declared as reasoning, but its first {replies} replies hold no thinking "
+        f"(looked into reasoning_content, reasoning, thinking, reasoning_details, typed blocks and tags "
+        f"{' '.join(opener for opener, _ in teacher.tags) or '(none)'}).{hidden} Turn thinking on at "
+        "the server, name its tags, or set reasoning to false"
+    )
+
+
 def buy(teacher: EndpointTeacher, key: str, wanted: Iterator[Order], ledger: Ledger, watch: Watch) -> Bought:
-    """Buy `wanted` (no key twice) with the API key `key`.
+    """Buy `wanted` with the API key `key`.
 
     Raises UsageError or PartialError when going on is useless, BudgetError when the cap is reached; what came
     back before is in the ledger. KeyboardInterrupt drops the requests in flight, no stored reply."""
@@ -131,9 +138,17 @@ def buy(teacher: EndpointTeacher, key: str, wanted: Iterator[Order], ledger: Led
 async def _buy(
     teacher: EndpointTeacher, key: str, wanted: Iterator[Order], ledger: Ledger, watch: Watch
 ) -> Bought:
+    pace = limits.Pace(
+        teacher.concurrency,
+        limits.request_bucket(teacher.requests_per_s) if teacher.requests_per_s else None,
+        limits.token_bucket(teacher.tokens_per_min) if teacher.tokens_per_min else None,
+        teacher.backoff_s,
+    )
     async with open_post(teacher.url, teacher.concurrency) as post:
-        run = _Run(teacher, key, ledger, post, watch, wanted)
-        beats = asyncio.create_task(_beat(ledger))
+        gate = Gate(pace, watch)
+        ahead = min(AHEAD, teacher.concurrency)
+        desk = Desk(teacher, ledger, wanted, watch, teacher.budget, ahead, gate.no_more)
+        run = _Run(teacher, key, post, watch, desk, gate)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(teacher.concurrency):
@@ -141,11 +156,23 @@ async def _buy(
         except* TutelageError as group_error:
             raise _first(group_error) from None
         finally:
-            beats.cancel()
-            run.stores.flush()  # replies that came in the turn of the loop that was interrupted
+            watch.at_once = 0
+            desk.close()  # replies that came in the turn of the loop that was interrupted are written, too
     if run.stop:
         raise run.ending()
-    return Bought(tuple(run.held))
+    if desk.too_dear:
+        raise _broke(teacher, ledger, desk.too_dear)
+    return Bought(tuple(desk.held))
+
+
+def _broke(teacher: EndpointTeacher, ledger: Ledger, order: Order) -> BudgetError:
+    name = order.debt.teacher
+    spent, lost = ledger.spent(name), ledger.lost(name)
+    unknown = f", of it ${lost:f} reserved for requests whose reply never came" if lost else ""
+    return BudgetError(
+        f"budget: ${teacher.budget} for {teacher.maker} is used up (spent ${spent:f}{unknown}, the next "
+        f"request may cost ${order.debt.reserve:f}); all replies are saved, raise it to go on"
+    )
 
 
 def _first(group: BaseExceptionGroup[TutelageError]) -> TutelageError:
@@ -153,119 +180,118 @@ def _first(group: BaseExceptionGroup[TutelageError]) -> TutelageError:
     return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
 
 
-async def _beat(ledger: Ledger) -> None:
-    # Should the disk refuse here, the next reply's store says so.
-    while True:
-        await asyncio.sleep(BEAT_SECONDS)
-        ledger.beat()
-
-
 async def _work(run: _Run) -> None:
-    for order in run.todo:
-        if run.stop:
-            return
-        if not await _claim(run, order):
-            continue
+    # First a place, then an order: what waits for a place is claimed by nobody, and its time does not run.
+    while (slot := await run.gate.enter()) is not None:
         try:
-            await _answer(run, order)
-        finally:
-            await run.give_back()
+            order = await run.desk.next()
+        except BaseException:
+            run.gate.leave()
+            raise
+        if order is None:
+            run.gate.leave()
+            return
+        await _answer(run, order, slot)
 
 
-async def _claim(run: _Run, order: Order) -> bool:
-    """Whether `order` is ours to send now. Waits for reservations to come free where a budget is tight."""
-    while not run.stop:
-        claim, idle = await run.claims.put(order)
-        if claim == "held":
-            run.held.append((order.problem, order.sample))
-        if claim == "stored":
-            run.watch.tick(1)
-        if claim != "over":
-            return claim == "yours"
-        if not idle:
-            async with run.moved:
-                if run.active:
-                    await run.moved.wait()
-            continue
-        spent = run.ledger.spent(order.debt.teacher)
-        run.broke = True
-        run.give_up(
-            f"budget: ${run.teacher.budget} for {run.teacher.maker} is used up (spent ${spent:f}, the next "
-            f"request may cost ${order.debt.reserve:f}); all replies are saved, raise it to go on"
-        )
-    return False
-
-
-async def _answer(run: _Run, order: Order) -> None:
+async def _answer(run: _Run, order: Order, slot: Slot | None) -> None:
     """Send one claimed order until it is answered, hopeless, or out of time."""
-    key = order.debt.key
-    tries, limits, reason, kind = 0, 0, "no time left", ""
-    kinds: set[str] = set()
-    end = time.monotonic() + run.teacher.deadline_s
-    while tries <= run.teacher.retries and time.monotonic() < end:
-        pause = run.not_before - time.monotonic()
-        if pause > 0:
-            if time.monotonic() + pause > end:
-                reason = f"rate limited for longer than deadline_s ({run.teacher.deadline_s:g} s)"
-                break
-            await asyncio.sleep(pause)
-            continue
-        if run.stop:
-            run.ledger.release([key])
-            return
+    teacher, loop = run.teacher, asyncio.get_running_loop()
+    end = loop.time() + teacher.deadline_s
+    tries, kinds = 0, set()
+    miss = _Miss("late", "no time left")
+    while slot is not None:
         try:
-            reply = await _send(run, order, end)
-        except WireError as error:
-            reason, wait, kind = str(error), None, error.kind
-        else:
-            if reply.status == 200:
-                await run.stores.put((key, reply.raw))
-                found = run.teacher.read(reply.raw)
-                if found.state != "failed":
-                    account = run.teacher.settled(found)
-                    await run.settles.put((key, account))
-                    run.watch.got(account)
-                    run.bought.add(key)
-                    run.watch.tick(1)
-                    return
-                reason = run.hide(found.reason)
-            else:
-                reason = _status_text(run, reply)
-            wait, kind = rate.retry_after(reply.headers), str(reply.status)
-            if _useless(reply):
-                await run.settles.put((key, Settled("failed", reason)))
-                run.give_up(f"{_why(reply)} ({reason})")
-                return
-            if reply.status == 429:
-                limits += 1
-                pause = wait or rate.backoff(limits, run.teacher.backoff_s, run.jitter)
-                # A little apart, so that not all come back in the same instant.
-                run.not_before = max(
-                    run.not_before, time.monotonic() + pause + run.jitter.uniform(0, 0.05 * pause)
-                )
-                run.watch.tick(0, f"rate limited, waiting {pause:.0f} s")
-                continue
-            if reply.status < 500 and reply.status not in (200, 408, 409, 425):
+            found = await _attempt(run, order, slot, end)
+        finally:
+            run.gate.leave()
+        if found is None:
+            return
+        miss = found
+        run.watch.errors[miss.kind] += 1
+        if miss.stop:
+            run.give_up(f"{miss.stop} ({miss.reason})")
+            break
+        pause = _pause(run, miss, slot, tries)
+        if miss.kind != "429":
+            kinds.add(miss.kind)
+            tries += 1
+            if tries > teacher.retries or not miss.passes:
                 break
-        kinds.add(kind)
-        tries += 1
-        if tries <= run.teacher.retries:
-            pause = rate.backoff(tries, run.teacher.backoff_s, run.jitter) if wait is None else wait
-            if time.monotonic() + pause > end:
-                break
-            await asyncio.sleep(pause)
-    await run.settles.put((key, Settled("failed", reason)))
+        if loop.time() + pause > end:
+            break
+        if pause:
+            await run.gate.sleep(pause)
+        if miss.lost and teacher.budget is not None and not await run.desk.again(order):
+            return
+        slot = await run.gate.enter(end, first=True)
+        if slot is None and run.stop:
+            run.desk.give_back(order)
+            return
+    else:
+        miss = _Miss(
+            miss.kind, f"no place at the server for deadline_s ({teacher.deadline_s:g} s); {miss.reason}"
+        )
+    run.desk.fail(order, Settled("failed", miss.reason), lost=miss.lost and slot is not None)
     run.failed += 1
-    run.watch.tick(1, f"failed: {reason}")
-    if not run.bought and (kinds == {"connect"} or run.failed >= HOPELESS):
-        run.give_up(f"no reply at all; last: {reason}")
+    if not run.replies and not run.stop and (kinds == {"connect"} or run.failed >= HOPELESS):
+        run.give_up(f"no reply at all; last: {miss.reason}")
 
 
-async def _send(run: _Run, order: Order, end: float) -> Reply:
-    headers = run.teacher.headers(run.key)
+def _pause(run: _Run, miss: _Miss, slot: Slot, tries: int) -> float:
+    """Seconds that this order waits by itself; what all wait is the gate's business."""
+    now = asyncio.get_running_loop().time()
+    limited = miss.kind == "429"
+    if limited or miss.kind in OVERLOADED:
+        pause = run.gate.pace.refused(now, slot.started, miss.asked, wait=limited)
+        run.gate.wake()
+        if pause > run.teacher.deadline_s:
+            run.give_up(
+                f"the server asks to wait {pause:.0f} s, longer than deadline_s "
+                f"({run.teacher.deadline_s:g} s); come back then ({miss.reason})"
+            )
+        if limited:
+            run.watch.tick(0, f"rate limited, waiting {pause:.0f} s")
+            return 0.0
+    if miss.asked is not None:
+        return miss.asked
+    return rate.backoff(tries + 1, run.teacher.backoff_s, run.gate.pace.jitter)
+
+
+async def _attempt(run: _Run, order: Order, slot: Slot, end: float) -> _Miss | None:
+    """Send one request; None when its reply is stored and read."""
+    now = asyncio.get_running_loop().time()
+    slot.started = now
+    if now >= end:
+        return _Miss("late", "no time left")
+    try:
+        reply = await _send(run, order, end - now)
+    except WireError as error:
+        return _Miss(error.kind, str(error))
+    asked = rate.retry_after(reply.headers)
+    if reply.status != 200:
+        return _Miss(str(reply.status), _status_text(run, reply), asked, _useless(reply))
+    found = await run.desk.keep(order, reply.raw)
+    if found.state == "failed":
+        return _Miss("unreadable", run.hide(found.reason), asked)
+    pace = run.gate.pace
+    pace.success()
+    if pace.tokens:
+        counted = found.prompt_tokens is not None and found.completion_tokens is not None
+        tokens = (found.prompt_tokens or 0) + (found.completion_tokens or 0) if counted else None
+        pace.count(asyncio.get_running_loop().time(), slot.taken, tokens)
+    run.got(found)
+    return None
+
+
+async def _send(run: _Run, order: Order, left: float) -> Reply:
+    teacher = run.teacher
     run.watch.sent += 1
-    seconds = max(0.001, min(run.teacher.timeout_s, end - time.monotonic()))
-    reply = await run.post(run.teacher.url, order.debt.request.encode(), headers, seconds)
+    # A stream may take all the time there is, as long as it is not silent.
+    timeout, idle = (left, teacher.timeout_s) if teacher.stream else (min(left, teacher.timeout_s), None)
+    reply = await run.post(
+        teacher.url, order.debt.request.encode(), teacher.headers(run.key), max(0.001, timeout), idle
+    )
     if run.key and run.key.encode() in reply.raw:
         return Reply(reply.status, reply.headers, reply.raw.replace(run.key.encode(), b"***"))
     return reply
@@ -277,14 +303,10 @@ def _status_text(run: _Run, reply: Reply) -> str:
     return run.hide(f"HTTP {reply.status}: {text or 'no text'}")
 
 
-def _useless(reply: Reply) -> bool:
-    """No request to this server can succeed as things are."""
+def _useless(reply: Reply) -> str:
+    """Why no request to this server can succeed as things are, "" when one can."""
     if reply.status == 429:
-        return any(code.encode() in reply.raw for code in _QUOTA_CODES)
-    return reply.status in STOP_STATUS or 300 <= reply.status < 400
-
-
-def _why(reply: Reply) -> str:
-    if reply.status == 429:
-        return STOP_STATUS[402]
-    return STOP_STATUS.get(reply.status, "the server redirects; give base_url as it is after the redirect")
+        return STOP_STATUS[402] if any(code.encode() in reply.raw for code in _QUOTA_CODES) else ""
+    if 300 <= reply.status < 400:
+        return "the server redirects; give base_url as it is after the redirect"
+    return STOP_STATUS.get(reply.status, "")

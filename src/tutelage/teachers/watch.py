@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from threading import Lock
 
 from tutelage.ledger import Settled
 
@@ -31,8 +32,6 @@ class Watch:
     total: int
     progress: Progress | None = None
     done: int = 0
-    reused: int = 0
-    failed: int = 0
     sent: int = 0
     bought: int = 0
     prompt_tokens: int = 0
@@ -44,6 +43,7 @@ class Watch:
     at_once: int = 0
     limit: int = 0
     _told: float = 0.0
+    _lock: Lock = field(default_factory=Lock)
     _marks: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     @property
@@ -73,12 +73,13 @@ class Watch:
 
     def tick(self, count: int, note: str = "") -> None:
         """`count` more orders are finished. A `note` of its own is told at once."""
-        self.done += count
-        now = time.monotonic()
-        if note or self.done >= self.total or now - self._told >= TELL_SECONDS:
-            self._told = now
-            if self.progress:
-                self.progress(self.done, self.total, note or self.note(now))
+        with self._lock:
+            self.done += count
+            now = time.monotonic()
+            if note or self.done >= self.total or now - self._told >= TELL_SECONDS:
+                self._told = now
+                if self.progress:
+                    self.progress(self.done, self.total, note or self.note(now))
 
     def note(self, now: float | None = None) -> str:
         """One short line for people: rate, how many at once, tokens, money, errors."""
