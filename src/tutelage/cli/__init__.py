@@ -27,7 +27,7 @@ from tutelage.cli.run import run
 from tutelage.cli.sweep import sweep
 from tutelage.cli.train import train
 from tutelage.cli.verify import verify
-from tutelage.errors import EXIT_INTERRUPTED, EXIT_USAGE, TutelageError
+from tutelage.errors import EXIT_INTERRUPTED, EXIT_USAGE, PartialError, TutelageError
 
 EXIT_DEFECT = 1
 # click's base class for wrong options, wherever this version of typer keeps its click.
@@ -78,6 +78,8 @@ def _call(given: list[str], as_json: bool) -> int:
     try:
         result = command.main(args=given, prog_name="tutelage", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except PartialError as error:
+        return output.fail(str(error), error.exit_code, as_json, error.done)
     except TutelageError as error:
         return output.fail(str(error), error.exit_code, as_json)
     except _Misuse as error:

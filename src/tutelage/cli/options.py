@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting the stage has in a recipe."),
 ]
+Progress = Callable[[int, int, str], None]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Ledger = Annotated[
     Path | None,
@@ -48,18 +49,11 @@ def run_stage(
 ) -> None:
     """Run the stage of the kind `verb` in this process, with progress on stderr, and print what came of
     it."""
-    from rich.console import Console
-
-    from tutelage.recipe.display import Display
     from tutelage.recipe.single import run_single
 
-    def heard(done: int, total: int, note: str) -> None:
-        display.progress(verb, done, total, note)
-        display.tick(None)
-
-    with Display(Console(stderr=True), 1) as display:
-        display.started(verb)
-        result = run_single(
+    result = shown(
+        verb,
+        lambda progress: run_single(
             verb,
             settings,
             out,
@@ -67,9 +61,25 @@ def run_stage(
             seed=seed,
             ledger=ledger,
             overrides=overrides or (),
-            progress=heard,
-        )
+            progress=progress,
+        ),
+    )
     plain = {name: each for name, each in result["metrics"].items() if not isinstance(each, dict)}
     lines = [f"{name}: {each}" for name, each in plain.items()]
     places = [f"wrote {path}" for path in result["outputs"].values()]
     emit(result, "\n".join([*lines, *places]), as_json)
+
+
+def shown(verb: str, work: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:
+    """What `work` gives; what it says about its progress is shown on stderr."""
+    from rich.console import Console
+
+    from tutelage.recipe.display import Display
+
+    def heard(done: int, total: int, note: str) -> None:
+        display.progress(verb, done, total, note)
+        display.tick(None)
+
+    with Display(Console(stderr=True), 1) as display:
+        display.started(verb)
+        return work(heard)

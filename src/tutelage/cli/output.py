@@ -63,10 +63,12 @@ def emit(document: Mapping[str, Any], text: str, as_json: bool) -> None:
     write((json.dumps(document, ensure_ascii=True, default=str) if as_json else text.rstrip("\n")) + "\n")
 
 
-def fail(message: str, code: int, as_json: bool) -> int:
-    """An error, in one line on stderr, and as a document with --json. Gives back `code`."""
+def fail(message: str, code: int, as_json: bool, done: Mapping[str, Any] | None = None) -> int:
+    """An error, in one line on stderr, and as a document with --json. Gives back `code`.
+
+    `done` is the document of what was done all the same (without --json the verb has printed it)."""
     line = " ".join(message.split())
     sys.stderr.write(f"error: {line.encode('utf-8', 'replace').decode()}\n")
     if as_json:
-        write(json.dumps({"error": {"message": line, "exit_code": code}}) + "\n")
+        write(json.dumps({**(done or {}), "error": {"message": line, "exit_code": code}}, default=str) + "\n")
     return code

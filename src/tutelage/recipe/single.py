@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
-from tutelage.errors import UsageError
+from tutelage.errors import PartialError, UsageError
 from tutelage.recipe.files import storage_error
 from tutelage.recipe.load import FILE_PREFIX, build_recipe
 from tutelage.recipe.plan import plan_jobs
@@ -33,13 +33,16 @@ def run_single(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
     kinds: Mapping[str, StageKind] | None = None,
+    look: str = "",
 ) -> dict[str, Any]:
     """Run a stage of that `kind` once; gives `{"metrics": ..., "outputs": {name: path}}`.
 
     `settings` and `inputs` (files, folders, or names where the setting takes names) fill the settings of
     the stage, None is left out; `overrides` are `key=value` on top. The first output goes to `out`, others
     beside it as `out-NAME`. `ledger` is where paid replies are kept (default: ledger.sqlite beside `out`).
-    Raises what the stage raises, and UsageError for wrong settings."""
+    `look` names another function (`package.module:name`) that takes the same settings and writes nothing.
+    Raises what the stage raises, and UsageError for wrong settings; the `done` of a PartialError becomes a
+    document as above."""
     verb = verb or kind
     kinds = load_dotted("tutelage.recipe.stages:KINDS") if kinds is None else kinds
     given = {name: value for name, value in settings.items() if value is not None}
@@ -61,6 +64,8 @@ def run_single(
     message = job_message(recipe, job, out.parent, {})
     message["outputs"] = {name: str(path) for name, path in places.items()}
     message["ledger"] = str((ledger or out.parent / "ledger.sqlite").absolute())
+    if look:
+        message |= {"run": look, "outputs": {}}
 
     def send(heard: Mapping[str, Any]) -> None:
         if progress is not None:
@@ -68,6 +73,11 @@ def run_single(
 
     try:
         metrics, _ = perform(message, send)
+    except PartialError as error:
+        if error.done:
+            written = {name: path for name, path in message["outputs"].items() if Path(path).exists()}
+            error.done = {"metrics": error.done, "outputs": written}
+        raise
     except OSError as error:
         stored = storage_error(error, f"tutelage {verb}")
         raise stored or error from error
