@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tutelage.errors import StorageError
 from tutelage.ledger.merging import absorb
@@ -114,41 +115,69 @@ class Ledger(Reading):
             "UPDATE replies SET holder=NULL, reserved=0 WHERE key=? AND holder=? AND raw IS NULL",
             ((key, self._token) for key in turn.unused),
         )
-        return {debt.key: self._owe(debt, cap, now) for debt in turn.debts}
+        return self._owe(turn.debts, cap, now)
 
-    def _owe(self, debt: Debt, cap: int | None, now: float) -> Claim:
-        row = self._db.execute(
-            "SELECT state, holder, raw IS NOT NULL FROM replies WHERE key=?", (debt.key,)
-        ).fetchone()
-        if row is not None:
-            state, holder, has_raw = row
-            if has_raw and state != "failed":
-                return "stored"
-            if holder not in (None, self._token):
-                if self._alive(holder):
-                    return "held"
-                self._bury(holder)
-        reserve = to_pico(debt.reserve)
-        if cap is not None and (reserve is None or self._committed(debt) + reserve > cap):
-            return "over"
-        self._db.execute(
+    def _owe(self, debts: Sequence[Debt], cap: int | None, now: float) -> dict[str, Claim]:
+        keys = [debt.key for debt in debts]
+        known = {key: rest for key, *rest in self._rows("key, state, holder, raw IS NOT NULL", keys)}
+        purses: dict[str, int] = {}
+        claims: dict[str, Claim] = {}
+        yours: list[tuple[str, str, int, str, int, str, float]] = []
+        for debt in debts:
+            if debt.key in claims:
+                continue
+            if (taken := self._taken(known.get(debt.key))) is not None:
+                claims[debt.key] = taken
+                continue
+            reserve = to_pico(debt.reserve)
+            if cap is not None and not self._fits(debt, reserve, cap, keys, purses):
+                claims[debt.key] = "over"
+                continue
+            claims[debt.key] = "yours"
+            row = (debt.key, debt.teacher, debt.sample, debt.request, reserve or 0, self._token, now)
+            yours.append(row)
+        self._db.executemany(
             "INSERT INTO replies (key, teacher, sample, request, state, reserved, holder, updated)"
             " VALUES (?, ?, ?, ?, 'owed', ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
             " state='owed', reason='', reserved=excluded.reserved, holder=excluded.holder,"
             " updated=excluded.updated, raw=NULL",
-            (debt.key, debt.teacher, debt.sample, debt.request, reserve or 0, self._token, now),
+            yours,
         )
-        return "yours"
+        return claims
 
-    def _committed(self, debt: Debt) -> int:
-        """Spent, lost, and reserved by all claims of the teacher but the one for this very request."""
-        row = self._db.execute(
+    def _taken(self, row: Sequence[Any] | None) -> Claim | None:
+        """Why a request with this row is not to be bought by us, None when it may be."""
+        if row is None:
+            return None
+        state, holder, has_raw = row
+        if has_raw and state != "failed":
+            return "stored"
+        if holder not in (None, self._token):
+            if self._alive(holder):
+                return "held"
+            self._bury(holder)
+        return None
+
+    def _fits(
+        self, debt: Debt, reserve: int | None, cap: int, keys: Sequence[str], purses: dict[str, int]
+    ) -> bool:
+        """Whether `reserve` fits under `cap`; `purses` holds what is committed, and gets it added."""
+        if debt.teacher not in purses:
+            purses[debt.teacher] = self._committed(debt.teacher, keys)
+        if reserve is None or purses[debt.teacher] + reserve > cap:
+            return False
+        purses[debt.teacher] += reserve
+        return True
+
+    def _committed(self, teacher: str, asked: Sequence[str]) -> int:
+        """Spent, lost, and reserved by all claims of the teacher, but not by our own for what is `asked`."""
+        total = self._db.execute(
             "SELECT (SELECT coalesce(sum(spent + lost), 0) FROM accounts WHERE teacher=?1) +"
-            " (SELECT coalesce(sum(reserved), 0) FROM replies"
-            "  WHERE teacher=?1 AND holder IS NOT NULL AND key != ?2)",
-            (debt.teacher, debt.key),
-        ).fetchone()
-        return int(row[0])
+            " (SELECT coalesce(sum(reserved), 0) FROM replies WHERE teacher=?1 AND holder IS NOT NULL)",
+            (teacher,),
+        ).fetchone()[0]
+        own = self._rows("reserved, teacher, holder", asked)
+        return int(total) - sum(int(row[0]) for row in own if row[1:] == (teacher, self._token))
 
     def _lose(self, key: str) -> None:
         """Count the reserve of a claim as lost; the claim goes on without one."""
@@ -159,37 +188,29 @@ class Ledger(Reading):
             self._account("lost", {row[0]: row[1]})
             self._db.execute("UPDATE replies SET reserved=0 WHERE key=?", (key,))
 
-    def _settle(self, findings: Iterable[tuple[str, Settled]], now: float) -> None:
+    def _settle(self, findings: Sequence[tuple[str, Settled]], now: float) -> None:
+        columns = "key, teacher, state, cost, reserved, raw IS NOT NULL, holder"
+        known = {row[0]: row[1:] for row in self._rows(columns, [key for key, _ in findings])}
         spent: Counter[str] = Counter()
+        updates = []
         for key, found in findings:
-            row = self._db.execute(
-                "SELECT teacher, state, cost, reserved, raw IS NOT NULL FROM replies"
-                " WHERE key=? AND (holder=? OR holder IS NULL)",
-                (key, self._token),
-            ).fetchone()
-            if row is None:
+            teacher, old_state, old_cost, reserved, has_raw, holder = known.get(key, (None,) * 6)
+            if teacher is None or holder not in (None, self._token):
                 continue  # taken over by another process, which settles it
-            teacher, old_state, old_cost, reserved, has_raw = row
             cost = to_pico(found.cost)
             paid = has_raw and found.state not in ("owed", "failed")
-            # A reply whose cost is unknown counts with what was reserved for it, so that a budget still
-            # holds.
+            # A reply of unknown cost counts with what was reserved for it, so that a budget still holds.
             if paid:
                 spent[teacher] += cost if cost is not None else reserved
             if old_state not in ("owed", "failed"):
                 spent[teacher] -= old_cost if old_cost is not None else reserved
-            self._db.execute(
-                "UPDATE replies SET state=?, reason=?, prompt_tokens=?, completion_tokens=?, cost=?,"
-                " reserved=?, holder=NULL, updated=? WHERE key=?",
-                (
-                    found.state,
-                    found.reason,
-                    found.prompt_tokens,
-                    found.completion_tokens,
-                    cost,
-                    reserved if paid else 0,
-                    now,
-                    key,
-                ),
-            )
+            kept = reserved if paid else 0
+            tokens = (found.prompt_tokens, found.completion_tokens)
+            updates.append((found.state, found.reason, *tokens, cost, kept, now, key))
+            known[key] = (teacher, found.state, cost, kept, has_raw, None)
+        self._db.executemany(
+            "UPDATE replies SET state=?, reason=?, prompt_tokens=?, completion_tokens=?, cost=?,"
+            " reserved=?, holder=NULL, updated=? WHERE key=?",
+            updates,
+        )
         self._account("spent", spent)

@@ -71,11 +71,18 @@ class Reading(Holders):
 
     def _select(self, columns: str, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), PIECE):
+            with self._guard():
+                rows = self._rows(columns, keys[start : start + PIECE])
+            yield from rows
+
+    def _rows(self, columns: str, keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of those `keys` that exist, for use within a transaction."""
+        rows: list[tuple[Any, ...]] = []
+        for start in range(0, len(keys), PIECE):
             part = keys[start : start + PIECE]
             sql = f"SELECT {columns} FROM replies WHERE key IN ({','.join('?' * len(part))})"
-            with self._guard():
-                rows = self._db.execute(sql, part).fetchall()
-            yield from rows
+            rows += self._db.execute(sql, part).fetchall()
+        return rows
 
     def spent(self, teacher: str) -> Decimal:
         """US dollars that count against the budget of `teacher`: known costs; for replies without a known

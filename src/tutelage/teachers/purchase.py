@@ -19,7 +19,7 @@ Does not: stream what comes to anybody, or know what a server charges for replie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,6 +77,8 @@ class _Run:
 
     teacher: EndpointTeacher
     key: str
+    url: str
+    headers: Mapping[str, str]
     post: Post
     watch: Watch
     desk: Desk
@@ -148,7 +150,7 @@ async def _buy(
         gate = Gate(pace, watch)
         ahead = min(AHEAD, teacher.concurrency)
         desk = Desk(teacher, ledger, wanted, watch, teacher.budget, ahead, gate.no_more)
-        run = _Run(teacher, key, post, watch, desk, gate)
+        run = _Run(teacher, key, teacher.url, teacher.headers(key), post, watch, desk, gate)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(teacher.concurrency):
@@ -289,9 +291,7 @@ async def _send(run: _Run, order: Order, left: float) -> Reply:
     run.watch.sent += 1
     # A stream may take all the time there is, as long as it is not silent.
     timeout, idle = (left, teacher.timeout_s) if teacher.stream else (min(left, teacher.timeout_s), None)
-    reply = await run.post(
-        teacher.url, order.debt.request.encode(), teacher.headers(run.key), max(0.001, timeout), idle
-    )
+    reply = await run.post(run.url, order.debt.request.encode(), run.headers, max(0.001, timeout), idle)
     if run.key and run.key.encode() in reply.raw:
         return Reply(reply.status, reply.headers, reply.raw.replace(run.key.encode(), b"***"))
     return reply
