@@ -110,6 +110,29 @@ def test_gold_answers_are_checked(folder: Path, capfd: pytest.CaptureFixture[str
     assert (code, out) == (0, "1 gold answers checked, 0 fail\n")
 
 
+def test_programs_are_judged_in_the_sandbox(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"answer": "```python\ndef f(x):\n    return x + 1\n```", "gold": "assert f(1) == 2"},
+        {"answer": "```python\ndef f(x):\n    return x\n```", "gold": "assert f(1) == 2"},
+    ]
+    Path("c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = run(capfd, "c.jsonl", "--kind", "code", "--json", "--allow-weaker-sandbox")
+    if code == 2:  # a machine without any sandbox refuses, and says why
+        assert "sandbox unavailable" in err
+        return
+    document = json.loads(out)
+    assert (code, document["correct"], document["incorrect"]) == (0, 1, 1)
+    (method,) = document["methods"]
+    assert method.startswith("code (")
+    golds = ["assert True", "pass", "assert f(1) == 2"]
+    rows = [{"id": gold, "question": gold, "answer": gold} for gold in golds]
+    Path("g.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = run(capfd, "--check-gold", "g.jsonl", "--kind", "code", "--allow-weaker-sandbox", "--json")
+    document = json.loads(out)
+    found = {each["id"]: each["test"] for each in document["failed"]}
+    assert code == 3 and found == {"assert True": "perturbed", "pass": "itself"}, document
+
+
 MISTAKES = {
     "": "nothing to judge",
     "a.jsonl --problems a.jsonl": "FILE and --problems",

@@ -55,6 +55,12 @@ def verify(
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", min=0, help="Relative, for numbers.  [default: exact]")
     ] = None,
+    weaker: Annotated[
+        bool,
+        typer.Option(
+            "--allow-weaker-sandbox", help="Run programs under Landlock where bubblewrap cannot run."
+        ),
+    ] = False,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -108,11 +114,12 @@ def verify(
             f"tutelage verify: {said}; give one of FILE, --problems with --traces, or --check-gold FILE"
         )
     if gold_file is not None:
-        _check_gold(gold_file, kind, columns, seconds, tolerance, as_json)
+        _check_gold(gold_file, kind, columns, seconds, tolerance, weaker, as_json)
         return
     given: dict[str, Any] = {
         "seconds": seconds,
         "tolerance": tolerance,
+        "allow_weaker_sandbox": weaker or None,
         "judge": verifying.judge_settings(judge, judge_url, judge_key_env, judge_budget),
         "second_look": second_look or None,
         "agreement": agreement or None,
@@ -150,6 +157,7 @@ def _check_gold(
     columns: list[str] | None,
     seconds: float | None,
     tolerance: float | None,
+    weaker: bool,
     as_json: bool,
 ) -> None:
     from tutelage.recipe import verifying
@@ -161,6 +169,7 @@ def _check_gold(
             columns=columns,
             seconds=seconds or 5.0,
             tolerance=tolerance,
+            allow_weaker_sandbox=weaker,
             progress=progress,
         )
     )

@@ -113,7 +113,7 @@ class Collect(StageConfig):
     `retry` buys chosen traces again; the old ones stay, superseded. It chooses among the traces of this stage
     or, instead of collecting anew, among `earlier` ones. `pilot` rows are bought and judged before the
     rest, to see what it will cost; `pilot_only` stops there. `engine: ray` shares the work between `workers`
-    processes of a Ray cluster."""
+    processes of a Ray cluster; a pilot and what is bought again stay in this process."""
 
     kind: Literal["collect"]
     problems: Problems
@@ -156,9 +156,10 @@ def _blocks(one: Any, other: Any) -> bool:
 
 class Verify(StageConfig):
     """A verdict on every trace; `seconds` bounds one verdict, `workers` is how many are judged at once (null:
-    the recipe's threads). `tolerance` (relative) is for numbers of problems that set none. A `judge` is asked
-    about what the rules left undecided, with `second_look` also about what they rejected; with `agreement`
-    about everything, for the table of rule, second parser and judge."""
+    the recipe's threads). `tolerance` (relative) is for numbers of problems that set none.
+    `allow_weaker_sandbox` is for programs, where bubblewrap cannot run. A `judge` is asked about what the
+    rules left undecided, with `second_look` also about what they rejected; with `agreement` about
+    everything, for the table of rule, second parser and judge."""
 
     kind: Literal["verify"]
     problems: Problems
@@ -166,6 +167,7 @@ class Verify(StageConfig):
     seconds: float = Field(default=5.0, gt=0)
     workers: Positive | None = None
     tolerance: float | None = Field(default=None, ge=0)
+    allow_weaker_sandbox: bool = False
     judge: EndpointTeacher | None = None
     second_look: bool = False
     agreement: bool = False

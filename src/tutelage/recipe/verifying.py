@@ -149,6 +149,7 @@ def check_gold_file(
     seconds: float = 5.0,
     tolerance: float | None = None,
     workers: int = 1,
+    allow_weaker_sandbox: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """`{"checked": n, "failed": [{"id", "gold", "test", "reason"}, ...]}` for the gold answers of a file of
@@ -156,7 +157,13 @@ def check_gold_file(
     problems = read_problems(source, columns=column_pairs(columns) or None, checker=checker or "number")
     if tolerance is not None:
         problems = [replace(each, metadata={"tolerance": tolerance, **each.metadata}) for each in problems]
-    found = check_gold(problems, seconds=seconds, workers=workers, progress=progress)
+    found = check_gold(
+        problems,
+        seconds=seconds,
+        workers=workers,
+        allow_weaker_sandbox=allow_weaker_sandbox,
+        progress=progress,
+    )
     failed = [
         {"id": each.problem_id, "gold": each.gold, "test": each.test, "reason": each.reason} for each in found
     ]

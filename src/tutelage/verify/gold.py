@@ -52,14 +52,15 @@ def check_gold(
     *,
     seconds: float = 5.0,
     workers: int = 1,
+    allow_weaker_sandbox: bool = False,
     progress: Progress | None = None,
 ) -> list[GoldFailure]:
-    """The tests that the gold answers of `problems` fail. `seconds` and `workers` as in `judge`, for a pool
-    of its own where none is given.
+    """The tests that the gold answers of `problems` fail. `seconds` and `allow_weaker_sandbox` as in `judge`,
+    for a pool of its own where none is given.
 
     Raises UsageError for an unknown checker or one that cannot be loaded."""
     if pool is None:
-        with WorkerPool(workers, seconds) as own:
+        with WorkerPool(workers, seconds, allow_weaker_sandbox=allow_weaker_sandbox) as own:
             return check_gold(problems, own, workers=workers, progress=progress)
     require_checkers(problems, pool)
     failures: list[GoldFailure] = []
@@ -88,6 +89,8 @@ def _failures(problem: Problem, pool: WorkerPool) -> Iterator[GoldFailure]:
             yield GoldFailure(problem.id, gold, test, f"{verdict.status}: {verdict.reason}")
     for what, answer in wrong_answers(problem):
         verdict = judged(answer)
+        if verdict.status == "undecided" and problem.checker == "code":  # the gold answer is no tests
+            yield GoldFailure(problem.id, gold, "itself", f"undecided: {verdict.reason}")
         if verdict.status != "correct":
             continue
         if what == NEGATED and judged("0").status == "correct":
@@ -140,7 +143,7 @@ def _wrong_numbers(problem: Problem, gold: str) -> list[tuple[str, str]]:
         return []
     tolerance: Any = problem.metadata.get("tolerance")
     # A tolerance that the user asked for is no defect: go well beyond it.
-    wide = abs(value) * Fraction(tolerance) * 3 if isinstance(tolerance, int | float) else Fraction(0)
+    wide = abs(value) * Fraction(str(tolerance)) * 3 if isinstance(tolerance, int | float) else Fraction(0)
     step = max(Fraction(1), wide)
     wrong = [(PLUS_ONE if step == 1 else f"the gold answer plus {float(step):g}", _written(value + step))]
     if value:

@@ -66,12 +66,14 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
         raise UsageError(f"stage {ctx.stage}: second_look needs a judge")
     if config.judge is not None:
         desk = _Desk(_judge_teacher(config.judge), ctx.ledger_path, ctx.progress)
-    verdicts: Iterable[Verdict] = judge(
-        problems, traces, seconds=config.seconds, workers=config.workers or ctx.threads, progress=ctx.progress
-    )
-    if desk is not None or config.agreement:
-        verdicts, found = _second_opinions(ctx, problems, list(traces), list(verdicts), desk)
-    _write(ctx.outputs["verdicts"], count.each(verdicts))
+    workers = config.workers or ctx.threads
+    with WorkerPool(workers, config.seconds, allow_weaker_sandbox=config.allow_weaker_sandbox) as pool:
+        verdicts: Iterable[Verdict] = judge(
+            problems, traces, workers=workers, pool=pool, progress=ctx.progress
+        )
+        if desk is not None or config.agreement:
+            verdicts, found = _second_opinions(ctx, problems, list(traces), list(verdicts), desk, pool)
+        _write(ctx.outputs["verdicts"], count.each(verdicts))
     metrics = {**count.metrics(), **found}
     if desk is not None and desk.error is not None:
         raise PartialError(f"the judge stopped early: {desk.error}", done=metrics) from desk.error
@@ -92,6 +94,7 @@ def _second_opinions(
     traces: Sequence[Trace],
     verdicts: Sequence[Verdict],
     desk: _Desk | None,
+    pool: WorkerPool,
 ) -> tuple[Sequence[Verdict], dict[str, Any]]:
     """The verdicts after the judge's looks, and what the metrics say of them."""
     config = ctx.config
@@ -102,8 +105,7 @@ def _second_opinions(
         found["judge"] = {**looks(verdicts, after)}
     if config.agreement:
         opinions = {agreement.RULE: verdicts}
-        with WorkerPool(seconds=config.seconds) as pool:
-            opinions[agreement.SECOND] = list(agreement.second_opinions(problems, traces, pool))
+        opinions[agreement.SECOND] = list(agreement.second_opinions(problems, traces, pool))
         if desk is not None:
             # What was asked above comes from the ledger. "undecided" makes the judge look at everything.
             blank = [Verdict(t.id, t.problem_id, "undecided", "not asked", agreement.JUDGE) for t in traces]
