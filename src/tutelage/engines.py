@@ -34,10 +34,11 @@ Make = Callable[[], AbstractContextManager[Callable[[Piece], Result]]]
 
 # A piece that takes its worker down (out of memory, say) would do so for ever.
 TRIES = 4
+CONNECT_SECONDS = 10.0
 # What Ray reads from the environment when it is loaded.
 _RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray prints deaths of workers on the driver's stdout, whatever log_to_driver says; verbs print JSON there.
+    # Ray prints deaths of workers on our stdout, whatever log_to_driver says; verbs print JSON there.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",
     # Its C++ part warns on stderr about arguments of actors, which Ray Data itself makes.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -77,14 +78,25 @@ def _quiet_ray() -> Iterator[Any]:
     log.setLevel(logging.ERROR)
     try:
         if not ray.is_initialized():
-            try:
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                where = os.environ.get("RAY_ADDRESS") or "on this machine"
-                raise UsageError(f"no Ray cluster ({where}): {_one_line(error)}") from error
+            _connect(ray)
         yield ray
     finally:
         log.setLevel(before)
+
+
+def _connect(ray: Any) -> None:
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    try:
+        if host and "/" not in host and port.isdigit():
+            # Ray itself tries for two minutes.
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        hint = " (does it ask for a token? Then set RAY_AUTH_MODE=token)" if address else ""
+        raise UsageError(
+            f"no Ray cluster at {address or 'this machine'}: {_one_line(error)}{hint}"
+        ) from error
 
 
 def _on_ray(ray: Any, make: Make[Any, Any], pieces: Sequence[Any], workers: int) -> Iterator[Any]:
@@ -119,9 +131,9 @@ def _on_ray(ray: Any, make: Make[Any, Any], pieces: Sequence[Any], workers: int)
     try:
         for batch in batches:
             for answer in batch.column("result"):
-                error, value = cloudpickle.loads(answer.as_py())
-                if error is not None:
-                    raise error
+                raised, value = cloudpickle.loads(answer.as_py())
+                if raised is not None:
+                    raise raised
                 yield value
     except RayTaskError:
         raise  # a defect in the function: its traceback is worth more than one line

@@ -1,0 +1,240 @@
+"""The shards of a ledger: DIR/ledger.shards/*.sqlite beside DIR/ledger.sqlite, one worker each.
+
+Promises
+- A shard holds only requests that the ledger has not answered, each request is in one shard.
+- Shards that a killed run left behind are merged into the ledger before anything else is bought, and removed
+  only when the ledger has them on disk.
+- A run with workers has the ledger to itself: other processes wait until it ends, and it waits for them. So
+  no request is bought in two places, and a budget that was dealt out is not spent twice.
+Does not: buy, or start workers. What processes on other machines see is up to the file system: the folder
+must be one that all of them share, with working file locks.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from tutelage.errors import StorageError
+from tutelage.ledger import Ledger
+from tutelage.records import SCHEMAS, Problem, to_table
+from tutelage.teachers.orders import Order, chunks
+
+# How often a process that waits for another one looks again.
+WAIT_SECONDS = 0.5
+CHUNK = 500
+_BUSY = "another process is collecting with workers into this ledger"
+_OTHERS = "another process is using this ledger"
+
+
+def shard_folder(ledger_path: Path) -> Path:
+    """Where the shards of a ledger are while there are any."""
+    return ledger_path.with_suffix(".shards")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The files of one shard. Names are never used again: a worker that was taken for dead and wakes up later
+    finds its files gone, and not those of another run."""
+
+    stem: Path
+
+    @property
+    def ledger(self) -> Path:
+        """What is to be bought, and what has been."""
+        return self.stem.with_suffix(".sqlite")
+
+    @property
+    def problems(self) -> Path:
+        """The problems that its requests are about."""
+        return self.stem.with_suffix(".parquet")
+
+    @property
+    def counts(self) -> Path:
+        """What its worker has done so far."""
+        return self.stem.with_suffix(".json")
+
+
+@contextmanager
+def open_merged(ledger_path: Path, waiting: Callable[[str], None], patient: bool = True) -> Iterator[Ledger]:
+    """The ledger, with everything in it that workers have left behind. While a run with workers goes on it
+    waits and calls `waiting` with the reason; not patient: it gives the ledger as it is."""
+    folder = shard_folder(ledger_path)
+    while True:
+        # First open, then look: a run with workers first locks, then looks who has the ledger open.
+        with Ledger(ledger_path) as ledger:
+            busy = False
+            if folder.is_dir():
+                with _lock(folder) as ours:
+                    busy = not ours
+                    if ours:
+                        _merge_all(ledger, folder)
+            if not busy or not patient:
+                yield ledger
+                return
+        waiting(_BUSY)
+        time.sleep(WAIT_SECONDS)
+
+
+@contextmanager
+def sole_use(ledger_path: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
+    """The folder for shards, while no other process buys through the ledger. Waits, and calls `waiting` with
+    the reason. Shards that are left at the end stay for the next call."""
+    folder = shard_folder(ledger_path)
+    while True:
+        with _guard(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder) as ours:
+            if ours:
+                _alone(ledger_path, folder, waiting)
+                yield folder
+                _remove_if_empty(folder)
+                return
+        waiting(_BUSY)
+        time.sleep(WAIT_SECONDS)
+
+
+def _alone(ledger_path: Path, folder: Path, waiting: Callable[[str], None]) -> None:
+    while True:
+        with Ledger(ledger_path) as ledger:
+            if not ledger.others():
+                _merge_shards(ledger, folder)
+                return
+        waiting(_OTHERS)
+        time.sleep(WAIT_SECONDS)
+
+
+@contextmanager
+def _guard(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or error
+        raise StorageError(f"{path}: cannot use the folder ({why}); stored replies are safe") from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Whether this process has the folder; a lock ends with its process."""
+    path = folder / "lock"
+    with _guard(path):
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:  # another process has just merged the shards and removed the folder
+            yield False
+            return
+    try:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The file that we have locked may have been removed while we opened it.
+            ours = path.exists() and os.path.samestat(os.fstat(file), path.stat())
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        yield ours
+    finally:
+        os.close(file)
+
+
+def _merge_all(ledger: Ledger, folder: Path) -> None:
+    _merge_shards(ledger, folder)
+    _remove_if_empty(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Only the lock is left: remove it while it is ours."""
+    with _guard(folder):
+        if [path.name for path in folder.iterdir()] == ["lock"]:
+            (folder / "lock").unlink()
+            folder.rmdir()
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """What the merged shards had bought: replies, and their cost (US dollars, None when any is unknown)."""
+
+    bought: int = 0
+    cost: Decimal | None = Decimal(0)
+
+    def plus(self, other: Gain) -> Gain:
+        """Both together."""
+        known = self.cost is not None and other.cost is not None
+        cost = (self.cost or Decimal(0)) + (other.cost or Decimal(0)) if known else None
+        return Gain(self.bought + other.bought, cost)
+
+
+def merge(ledger_path: Path, folder: Path) -> Gain:
+    """Merge all shards of this run into the ledger, and remove them."""
+    with Ledger(ledger_path) as ledger:
+        return _merge_shards(ledger, folder)
+
+
+def _merge_shards(ledger: Ledger, folder: Path) -> Gain:
+    gain = Gain()
+    for path in sorted(folder.glob("*.sqlite")):
+        # Exclusively: waits for an owner that still lives on some machine, and gives back its claims.
+        with Ledger(path, exclusive=True) as shard:
+            totals = shard.totals()
+        gain = gain.plus(Gain(totals.replies, None if totals.unpriced else totals.cost))
+        ledger.absorb(path)
+        with _guard(path):
+            path.unlink()  # first the file that makes it a shard: a kill here leaves nothing to merge again
+    with _guard(folder):
+        for path in folder.iterdir():
+            if path.name != "lock":
+                path.unlink()
+    return gain
+
+
+@dataclass(slots=True)
+class Dealt:
+    """The shards, how many requests each of them got, and the most that one request can cost (None: not
+    capped)."""
+
+    shards: list[Shard]
+    counts: list[int]
+    reserve: Decimal | None = None
+
+
+def deal(wanted: Iterator[Order], folder: Path, count: int) -> Dealt:
+    """Write `count` shards: each order goes to the one that its key chooses, its problem with it."""
+    run = uuid.uuid4().hex[:8]
+    shards = [Shard(folder / f"{run}-{number:03}") for number in range(count)]
+    dealt = Dealt(shards, [0] * count)
+    with ExitStack() as stack:
+        ledgers, problems = [], []
+        for shard in shards:
+            ledgers.append(stack.enter_context(Ledger(shard.ledger, exclusive=True)))
+            with _guard(shard.problems):
+                problems.append(stack.enter_context(pq.ParquetWriter(shard.problems, SCHEMAS[Problem])))
+        for chunk in chunks(wanted, CHUNK):
+            parts: list[list[Order]] = [[] for _ in shards]
+            for each in chunk:
+                parts[int(each.debt.key[:8], 16) % count].append(each)
+            for number, part in enumerate(parts):
+                new = _new(ledgers[number], part)
+                if not new:
+                    continue
+                ledgers[number].owe([replace(each.debt, reserve=None) for each in new])
+                unique = {each.problem.id: each.problem for each in new}
+                with _guard(folder):
+                    problems[number].write_table(to_table(unique.values(), Problem))
+                dealt.counts[number] += len(new)
+                reserves = [each.debt.reserve for each in new if each.debt.reserve is not None]
+                dealt.reserve = max([*reserves, dealt.reserve or Decimal(0)]) if reserves else dealt.reserve
+    return dealt
+
+
+def _new(ledger: Ledger, part: Sequence[Order]) -> list[Order]:
+    """Two problems with the same text make the same request; it is dealt once."""
+    unique = {each.debt.key: each for each in part}
+    known = ledger.states(list(unique))
+    return [each for key, each in unique.items() if key not in known]
