@@ -154,6 +154,9 @@ SCHEMAS: dict[type, pa.Schema] = {
     ),
 }
 _JSON_FIELDS = frozenset({"metadata", "settings"})
+# A row group: what is in memory at once while writing, and the least that a reader of single groups reads.
+GROUP_ROWS = 1000
+GROUP_CHARACTERS = 32_000_000
 
 
 def stable_hash(*parts: Any) -> str:
@@ -204,17 +207,36 @@ def from_table(table: pa.Table, kind: type[Record]) -> list[Record]:
 
 
 def write_records(path: Path, records: Iterable[Record], kind: type[Record]) -> None:
-    """Write Parquet at `path`, whole or not at all.
+    """Write Parquet at `path`, whole or not at all, a row group at a time: `records` may be larger than
+    memory.
 
-    Raises StorageError when the disk refuses."""
+    Raises StorageError when the disk refuses, and whatever `records` raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
-        pq.write_table(to_table(records, kind), partial, compression="zstd")
+        with pq.ParquetWriter(partial, SCHEMAS[kind], compression="zstd") as writer:
+            for group in _groups(records):
+                writer.write_table(to_table(group, kind))
         os.replace(partial, path)
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot write ({error.strerror or error})") from error
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: cannot write ({error.strerror or error})") from error
+        raise
+
+
+def _groups(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Pieces of at most GROUP_ROWS records that hold some GROUP_CHARACTERS of text."""
+    group: list[Record] = []
+    size = 0
+    for record in records:
+        group.append(record)
+        size += sum(len(value) for f in fields(record) if isinstance(value := getattr(record, f.name), str))
+        if len(group) == GROUP_ROWS or size >= GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def read_records(path: Path, kind: type[Record]) -> list[Record]:
