@@ -1,11 +1,16 @@
-"""A real OpenAI-like server on loopback that does what a test says, and remembers what it was asked."""
+"""A real server on loopback, of OpenAI or Anthropic kind, that does what a test says and remembers what it was
+asked.
+
+A `Say` is one answer. What it can say: any status, headers and body, at once or late; streamed, with pauses;
+half a body and then a hang-up (`torn`), a reset (`reset_midway`) or silence (`stalls`); a reset at once.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +22,10 @@ from tutelage.records import Problem
 
 @dataclass
 class Say:
-    """One scripted answer. `torn` sends half the body and hangs up, `reset` hangs up at once."""
+    """One scripted answer. `body`: bytes as they are, all else as JSON; with `events` the answer is streamed:
+    texts as they are, all else as the JSON of one event, `pause` seconds after each. `seconds`: the wait
+    before the answer. `torn` sends half of it and hangs up, `reset_midway` breaks the connection there,
+    `stalls` says nothing for so many seconds there; `reset` breaks it at once."""
 
     body: Any = None
     status: int = 200
@@ -25,6 +33,16 @@ class Say:
     torn: bool = False
     reset: bool = False
     seconds: float = 0.0
+    events: Sequence[Any] | None = None
+    pause: float = 0.0
+    reset_midway: bool = False
+    stalls: float = 0.0
+
+    def pieces(self) -> list[bytes]:
+        if self.events is not None:
+            return [one.encode() if isinstance(one, str) else event(one) for one in self.events]
+        raw = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
+        return [raw[: len(raw) // 2], raw[len(raw) // 2 :]]
 
 
 @dataclass
@@ -50,19 +68,32 @@ class Server:
         try:
             say = self.script(number, body)
             await asyncio.sleep(say.seconds)
-            raw = say.body if isinstance(say.body, bytes) else json.dumps(say.body).encode()
-            assert request.transport is not None
-            if say.reset:
-                request.transport.abort()
-            if say.torn:
-                half = web.StreamResponse(status=say.status, headers={"Content-Length": str(len(raw))})
-                await half.prepare(request)
-                await half.write(raw[: len(raw) // 2])
-                request.transport.close()
-                return half
-            return web.Response(status=say.status, headers=say.headers, body=raw)
+            return await self.answer(request, say)
         finally:
             self.at_once -= 1
+
+    async def answer(self, request: web.Request, say: Say) -> web.StreamResponse:
+        pieces = say.pieces()
+        assert request.transport is not None
+        if say.reset:
+            request.transport.abort()
+        breaks = say.torn or say.reset_midway or say.stalls
+        if say.events is None and not breaks:
+            return web.Response(status=say.status, headers=say.headers, body=b"".join(pieces))
+        length = {} if say.events is not None else {"Content-Length": str(sum(map(len, pieces)))}
+        kind = {"Content-Type": "text/event-stream"} if say.events is not None else {}
+        response = web.StreamResponse(status=say.status, headers={**kind, **length, **say.headers})
+        await response.prepare(request)
+        for piece in pieces[: len(pieces) // 2] if breaks else pieces:
+            await response.write(piece)
+            await asyncio.sleep(say.pause)
+        if say.stalls:
+            await asyncio.sleep(say.stalls)
+        if say.reset_midway:
+            request.transport.abort()
+        elif breaks:
+            request.transport.close()
+        return response
 
 
 @contextmanager
@@ -122,6 +153,82 @@ def completion(
             "total_tokens": sum(usage),
         }
     return reply
+
+
+def event(data: Any, name: str = "") -> bytes:
+    """One event of a stream."""
+    return f"event: {name}\n".encode() * bool(name) + f"data: {json.dumps(data)}\n\n".encode()
+
+
+def chunks(reply: dict[str, Any], size: int = 3) -> list[Any]:
+    """A chat or text completion as the events of a stream, texts in pieces of `size` characters: a first
+    event without text, the finish reason apart, the counts last."""
+    [choice] = reply["choices"]
+    deltas: list[dict[str, Any]] = []
+    if "text" in choice:
+        deltas += [{"text": part} for part in _parts(choice["text"], size)]
+    else:
+        deltas.append({"delta": {"role": "assistant", "content": ""}})
+        for name, value in choice["message"].items():
+            if name != "role" and value is not None:
+                deltas += [{"delta": {name: part}} for part in _parts(value, size)]
+    deltas.append({"delta": {}, "finish_reason": choice["finish_reason"]})
+    found: list[Any] = [{"choices": [{"index": 0, "finish_reason": None, **delta}]} for delta in deltas]
+    if reply.get("usage"):
+        found.append({"choices": [], "usage": reply["usage"]})
+    return [*found, "data: [DONE]\n\n"]
+
+
+def _parts(value: Any, size: int) -> list[Any]:
+    """A text or a list in pieces."""
+    return [value[start : start + size] for start in range(0, len(value), size)]
+
+
+def streamed(reply: dict[str, Any], size: int = 3, **how: Any) -> Say:
+    """A completion, streamed."""
+    return Say(events=chunks(reply, size), **how)
+
+
+def message(
+    answer: str = "42",
+    thinking: str = "",
+    stop: str = "end_turn",
+    usage: dict[str, int] | None = None,
+    blocks: list[dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """A reply of a messages server. `blocks` come before the answer."""
+    thoughts = [{"type": "thinking", "thinking": thinking, "signature": "Eo8"}] if thinking else []
+    return {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [*thoughts, *(blocks or []), {"type": "text", "text": answer}],
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": usage or {"input_tokens": 10, "output_tokens": 20},
+    }
+
+
+def message_events(reply: dict[str, Any], size: int = 3) -> list[str]:
+    """A reply of a messages server as the events of a stream."""
+    begun = {**reply, "content": [], "stop_reason": None, "usage": {**reply["usage"], "output_tokens": 1}}
+    found: list[dict[str, Any]] = [{"type": "message_start", "message": begun}, {"type": "ping"}]
+    for index, block in enumerate(reply["content"]):
+        name = {"text": "text", "thinking": "thinking"}.get(block["type"])
+        empty = {key: "" if key in (name, "signature") else value for key, value in block.items()}
+        found.append({"type": "content_block_start", "index": index, "content_block": empty})
+        for part in _parts(block[name], size) if name else []:
+            delta = {"type": f"{name}_delta", name: part}
+            found.append({"type": "content_block_delta", "index": index, "delta": delta})
+        if "signature" in block:
+            signed = {"type": "signature_delta", "signature": block["signature"]}
+            found.append({"type": "content_block_delta", "index": index, "delta": signed})
+        found.append({"type": "content_block_stop", "index": index})
+    counts = {"output_tokens": reply["usage"]["output_tokens"]}
+    delta = {"stop_reason": reply["stop_reason"], "stop_sequence": None}
+    found += [{"type": "message_delta", "delta": delta, "usage": counts}, {"type": "message_stop"}]
+    return [event(one, one["type"]).decode() for one in found]
 
 
 def echo(number: int, body: dict[str, Any]) -> Say:

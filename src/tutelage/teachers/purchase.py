@@ -29,6 +29,7 @@ from tutelage.ledger import Ledger, Settled
 from tutelage.teachers import limits, rate
 from tutelage.teachers.desk import AHEAD, Desk
 from tutelage.teachers.gate import Gate, Slot
+from tutelage.teachers.keys import hide_key
 from tutelage.teachers.orders import Bought, Order
 from tutelage.teachers.replies import Parsed, error_text, load_json, one_line
 from tutelage.teachers.watch import Watch
@@ -287,14 +288,10 @@ async def _attempt(run: _Run, order: Order, slot: Slot, end: float) -> _Miss | N
 
 
 async def _send(run: _Run, order: Order, left: float) -> Reply:
-    teacher = run.teacher
     run.watch.sent += 1
-    # A stream may take all the time there is, as long as it is not silent.
-    timeout, idle = (left, teacher.timeout_s) if teacher.stream else (min(left, teacher.timeout_s), None)
-    reply = await run.post(run.url, order.debt.request.encode(), run.headers, max(0.001, timeout), idle)
-    if run.key and run.key.encode() in reply.raw:
-        return Reply(reply.status, reply.headers, reply.raw.replace(run.key.encode(), b"***"))
-    return reply
+    timeout, idle = run.teacher.limits(max(0.001, left))
+    reply = await run.post(run.url, order.debt.request.encode(), run.headers, timeout, idle)
+    return Reply(reply.status, reply.headers, hide_key(reply.raw, run.key))
 
 
 def _status_text(run: _Run, reply: Reply) -> str:
