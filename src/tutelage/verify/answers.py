@@ -26,6 +26,7 @@ _TRIES = 20
 _WORDS = 200
 _INDENT = 100
 _LINE = 2000
+_BOX_LIMIT = 100_000
 _TAIL = 200_000
 
 
@@ -57,12 +58,12 @@ def boxes(text: str) -> Iterator[Answer]:
             yield Answer(line[0] if line else "", "boxed")
             continue
         depth, close = 1, -1
-        for brace in _BRACE.finditer(text, match.end()):
+        for brace in _BRACE.finditer(text, match.end(), match.end() + _BOX_LIMIT):
             depth += {"{": 1, "}": -1}.get(brace[0], 0)
             if depth == 0:
                 close = brace.start()
                 break
-        content = text[match.end() : close] if close >= 0 else _line_from(text, match.end())
+        content = text[match.end() : close] if close >= 0 else _never_closed(text, match.end())
         if content.strip():
             yield Answer(content.strip(), "boxed", close >= 0)
 
@@ -70,6 +71,12 @@ def boxes(text: str) -> Iterator[Answer]:
 def last_boxed(text: str) -> Answer | None:
     r"""The content of the last `\boxed{}` that is not empty; None when there is none."""
     return next(boxes(text), None)
+
+
+def _never_closed(text: str, start: int) -> str:
+    """The rest of the line; all that was looked at where the line is so long that it may yet be closed."""
+    line = _line_from(text, start)
+    return text[start : start + _BOX_LIMIT + 1] if len(line) >= _LINE else line
 
 
 def _line_from(text: str, start: int) -> str:

@@ -26,7 +26,7 @@ from tutelage.records import Problem, Trace, Verdict
 from tutelage.verify import choices as choice
 from tutelage.verify import exact, mathematics, quantities, user
 from tutelage.verify.decision import Checker, Decision
-from tutelage.verify.workers import WorkerPool
+from tutelage.verify.workers import SECONDS, WorkerPool
 
 Progress = Callable[[int, int, str], None]
 GYM = "gym:"
@@ -84,15 +84,17 @@ def verify(
     tolerance: float | str | None = None,
     choices: Sequence[str] | Mapping[str, str] | None = None,
     metadata: Mapping[str, Any] | None = None,
-    seconds: float = 5.0,
+    seconds: float = SECONDS,
+    allow_weaker_sandbox: bool = False,
 ) -> Verdict:
     """The verdict on one answer text; `kind` is a checker name as in `Problem.checker`.
 
     `tolerance` is for `number`, `choices` for `choice`; whatever else a checker reads goes into `metadata`.
-    `seconds` is the wall time of a verdict that needs a worker process. Those processes are shared by all
-    calls in this process and end with it; a forked child starts its own. Callable from any thread, and from
-    async code, where it blocks as long as it takes: `await asyncio.to_thread(verify, answer=..., gold=...)`
-    keeps the loop free. Raises UsageError for an unknown kind or an option that cannot be meant."""
+    `seconds` is the wall time of a verdict that needs a worker process, `allow_weaker_sandbox` is for
+    `code`. Worker processes are shared by all calls in this process and end with it; a forked child starts
+    its own. Callable from any thread, and from async code, where it blocks as long as it takes:
+    `await asyncio.to_thread(verify, answer=..., gold=...)` keeps the loop free. Raises UsageError for an
+    unknown kind or an option that cannot be meant."""
     options = dict(metadata or {})
     if tolerance is not None:
         options[quantities.TOLERANCE] = tolerance
@@ -101,14 +103,16 @@ def verify(
     problem = Problem(id="", question="", gold=gold, checker=kind, metadata=options)
     trace = Trace(id="", problem_id="", sample=0, maker="", answer=answer)
     pool = _shared_pool()
-    return check_trace(problem, trace, pool if seconds == pool.seconds else pool.within(seconds))
+    if seconds != pool.seconds or allow_weaker_sandbox:
+        pool = pool.within(seconds, allow_weaker_sandbox=allow_weaker_sandbox)
+    return check_trace(problem, trace, pool)
 
 
 def judge(
     problems: Mapping[str, Problem],
     traces: Iterable[Trace],
     *,
-    seconds: float = 5.0,
+    seconds: float = SECONDS,
     workers: int = 1,
     allow_weaker_sandbox: bool = False,
     pool: WorkerPool | None = None,

@@ -108,6 +108,8 @@ def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
     marked = marked_answer(answer)
     how = marked.how if marked is not None else "last line"
     line = marked.text if marked is not None else last_line(answer, _LINE_LIMIT)[0]
+    if len(line) > _LINE_LIMIT:
+        return "undecided", f"{how}: {len(line):,} characters are too many to judge", "math", line
     if gold is not None:
         found = only_number(line, equations=False)
         if found.value is not None:

@@ -20,6 +20,8 @@ from tutelage.verify.units import read_tail
 
 MAX_DIGITS = 1000
 """Longer literals are found but have no value: nobody asked for them, and int() is quadratic."""
+MAX_TEXT = 100_000
+"""A longer text is not read as one number."""
 
 _SHOWN = 200
 _BESIDE = 40
@@ -217,6 +219,8 @@ def only_number(text: str, *, equations: bool = True) -> Found:
     if (simple := _simple(text)) is not None:
         return simple
     shown = text.strip()[:_SHOWN]
+    if len(text) > MAX_TEXT:
+        return Found(shown, None, f"more than {MAX_TEXT:,} characters")
     if not equations and "=" in text:
         return Found(shown, None, "an equation")
     window = re.split(r"=|≈|\\approx", plain(text))[-1].strip().strip("$").strip()

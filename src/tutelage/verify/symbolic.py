@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
-from math_verify import parse
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 from math_verify import verify as equal
 
 from tutelage.records import Status
@@ -28,6 +28,8 @@ _DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
 _WORDS = re.compile(r"[^\W\d_]{3,}(?:[ '-][^\W\d_]+)*")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\*?\}")
+_WHOLE = [LatexExtractionConfig(boxed_match_priority=0)]
+_PROSE_TOO = [*_WHOLE, ExprExtractionConfig()]
 _NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a", "inf", "infinity", "undefined"})
 _EXACT = sympy.Rational(1, 10**12)
 _DECIMAL = re.compile(r"[0-9]*\.([0-9]+)")
@@ -36,24 +38,24 @@ _ONLY_ROUNDED = "equal only after rounding to 6 decimals"
 logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it logs whole texts
 
 
-def _as_math(text: str) -> str:
+def _as_math(text: str) -> tuple[str, bool]:
     """`text` inside dollar signs unless it is prose or has delimiters of its own (math-verify reads LaTeX
-    only inside a math environment); upright e and i are the constants."""
+    only inside a math environment), and whether it is one expression as a whole; upright e and i are the
+    constants."""
     text = re.sub(r"\\(?:mathrm|text|rm)\s*\{\s*([ei])\s*\}", r"\1", text.strip())
     bare = _ENVIRONMENT.sub("", text)
     if _DELIMITED.search(text) or _PROSE.search(
         re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", "", bare)
     ):
-        return text
-    return f"${text}$"
+        return text, False
+    return f"${text}$", True
 
 
 def _parse(text: str) -> list[Any]:
-    return [
-        item
-        for item in parse(_as_math(text), parsing_timeout=None, raise_on_error=True)
-        if not isinstance(item, str)
-    ]
+    math, whole = _as_math(text)
+    # Where all of the text is the expression, its last number is no second guess: 1+1+...+1 is not 1.
+    found = parse(math, _WHOLE if whole else _PROSE_TOO, parsing_timeout=None, raise_on_error=True)
+    return [item for item in found if not isinstance(item, str)]
 
 
 @lru_cache(maxsize=4096)

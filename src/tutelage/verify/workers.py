@@ -28,6 +28,9 @@ from tutelage.errors import UsageError
 
 START_SECONDS = 60.0
 """A fresh worker may take this long to start and to import what it needs (busy machines are slow)."""
+SECONDS = 4.0
+"""Wall time for one request: with the start of a fresh worker (0.6 s, 1.1 s on a busy machine) a verdict
+stays under 6 s."""
 MEMORY_BYTES = 4 * 2**30
 """Address space of a worker that runs a user's function: torch alone takes more than 1 GiB of it."""
 LIBRARY_BYTES: Mapping[str, int] = {"load-math": 2**30}
@@ -47,13 +50,13 @@ class _Worker:
 class WorkerPool:
     """Use as a context manager. `seconds` is the wall time for one request, `memory_bytes` the address space
     of one worker (less for `LIBRARY_BYTES`). Workers start when first needed; `memory_limited` then tells
-    whether this system can limit memory (macOS cannot). `allow_weaker_sandbox` is the user's consent that the checker
+    whether this system can limit memory (macOS cannot). `allow_weaker_sandbox` is the consent that checker
     `code` asks for where only Landlock protects this machine from a program."""
 
     def __init__(
         self,
         workers: int = 1,
-        seconds: float = 5.0,
+        seconds: float = SECONDS,
         memory_bytes: int = MEMORY_BYTES,
         *,
         allow_weaker_sandbox: bool = False,
@@ -80,12 +83,13 @@ class WorkerPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def within(self, seconds: float) -> WorkerPool:
-        """This pool, the same workers, with another wall time for one request."""
+    def within(self, seconds: float, *, allow_weaker_sandbox: bool = False) -> WorkerPool:
+        """This pool, the same workers, with another wall time for one request and another consent."""
         if not seconds > 0:
             raise UsageError(f"seconds is {seconds}; it must be more than 0")
         view = copy.copy(self)  # shares the lists, the lock and the slots
         view.seconds = seconds
+        view.allow_weaker_sandbox = allow_weaker_sandbox
         return view
 
     def _forget(self) -> None:
