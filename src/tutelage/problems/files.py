@@ -1,7 +1,7 @@
 """Rows from files and the Hub, and problems from rows.
 
-`read_problems` takes a `.jsonl`, `.json` (a list of objects) or `.parquet` file, or `hub:owner/name` (with
-`@config` where the data set has several), and gives Problems.
+`read_problems` takes a `.jsonl`, `.json` (a list of objects) or `.parquet` file, `hub:owner/name` (with
+`@config` where the data set has several), or `gym:TASK` (see `gym`), and gives Problems.
 Promises: the order of the source; ids that do not change between runs (the id column, else a hash of source
 and question; a repeated question gets an id of its own, dropping it is curation); every error is one
 UsageError that names file, line and what is wrong; a file of Problem records written by us comes back as it
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tutelage.errors import UsageError
+from tutelage.problems import gym
 from tutelage.problems.columns import Mapped, map_columns, problem_from_row
 from tutelage.records import Problem, read_records, stable_hash
 
@@ -45,15 +46,17 @@ def read_problems(
 
     `columns` names the source's column for any of our fields: `id`, `question`, `gold` ("" for none),
     `domain`, `solution`; what it leaves out is guessed (see `columns`). `checker`, `source` (default: the
-    file's or data set's name) and `licence` are written into every problem. `split` is for the Hub (default
-    `train`). `answer_pattern` is a regular expression whose first group, in its last match, is the gold
-    answer. Columns that are not used are kept in `metadata`.
+    file's or data set's name) and `licence` are written into every problem. `split` is for the Hub and
+    reasoning-gym (default `train`). `answer_pattern` is a regular expression whose first group, in its last
+    match, is the gold answer. Columns that are not used are kept in `metadata`.
 
     Raises UsageError for a missing file, a broken line, a missing column, a question that is not text, two
     equal ids, and an empty data set."""
     name = str(path_or_hub_name)
     if limit is not None and limit < 1:
         raise UsageError(f"{name}: limit is {limit}; it must be at least 1")
+    if name.startswith(gym.PREFIX):
+        return _gym(name, columns, limit, split, licence)
     if name.startswith(HUB):
         rows, source = _hub_rows(name, split or "train", limit), source or name.removeprefix(HUB)
     else:
@@ -68,6 +71,16 @@ def read_problems(
             return _our_own(path, columns, limit)
         rows, source = file_rows(path), source or path.name
     return _problems(name, islice(rows, limit), columns, checker, source, licence, answer_pattern)
+
+
+def _gym(
+    name: str, columns: Mapping[str, str] | None, limit: int | None, split: str | None, licence: str
+) -> list[Problem]:
+    if columns:
+        raise UsageError(f"{name}: reasoning-gym makes problems; it takes no column mapping")
+    if limit is None:
+        raise UsageError(f"{name}: say how many problems to make with a limit")
+    return gym.gym_problems(name, size=limit, split=split or "train", licence=licence)
 
 
 def _problems(

@@ -68,9 +68,10 @@ class LabProblems(StageConfig):
 
 
 class FileProblems(StageConfig):
-    """Problems of the user: files (JSONL, JSON, Parquet) or `hub:owner/name`. Without a `test` source,
-    `hold_out` problems drawn with `seed` are set aside as the test. `ngram` words in a row shared with a test
-    problem drop a training problem (null: only equal questions do)."""
+    """Problems of the user: files (JSONL, JSON, Parquet), `hub:owner/name`, or `gym:TASK` (reasoning-gym,
+    which needs the limits and brings its own checker). Without a `test` source, `hold_out` problems drawn
+    with `seed` are set aside as the test. `ngram` words in a row shared with a test problem drop a training
+    problem (null: only equal questions do, as questions made from one template need it)."""
 
     kind: Literal["problems"]
     train: LocalOrName

@@ -19,6 +19,7 @@ from typing import Any
 from tutelage.records import Problem, Trace, Verdict
 from tutelage.verify.answers import marked_answer
 from tutelage.verify.cascade import CHECKERS, check_trace, require_checkers
+from tutelage.verify.gym_scorers import NONSENSE
 from tutelage.verify.numbers import Found, only_number
 from tutelage.verify.workers import WorkerPool
 
@@ -131,6 +132,8 @@ def wrong_answers(problem: Problem) -> list[tuple[str, str]]:
             return [("another choice", other)] if (other := _other_choice(problem, gold)) else []
         case "code":
             return [("an empty program", EMPTY_PROGRAM)]
+        case checker if checker.startswith("gym:"):  # an altered text may be another right answer
+            return [("a text without an answer", NONSENSE)]
         case _:
             return [(ALTERED, f"{gold.strip()}x")]
 

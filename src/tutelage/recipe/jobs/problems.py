@@ -81,8 +81,8 @@ def _set_aside(
 
 
 def _split(source: str, split: str) -> str | None:
-    """Only data sets on the Hub have splits; a file is one."""
-    return split if source.startswith("hub:") else None
+    """Data sets on the Hub and of reasoning-gym have splits; a file is one."""
+    return split if source.startswith(("hub:", "gym:")) else None
 
 
 def _write_problems(
