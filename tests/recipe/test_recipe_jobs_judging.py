@@ -196,3 +196,18 @@ def test_verdicts_as_lines_of_json(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "v.jsonl").read_text().splitlines()]
     assert [row["trace_id"] for row in rows] == ["t0", "t1", "t2", "t3", "t4"]
     assert rows[0].keys() == set(Verdict.__dataclass_fields__)
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_verdicts(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "check.py").write_text("def check(problem, trace):\n    return '3' in trace.answer\n")
+    for kind in ("number", f"{tmp_path}/check.py:check"):
+        prepared(folder, ANSWERS, kind=kind)
+        local, here = judged(folder)
+        metrics, verdicts = judged(folder, engine="ray", workers=2)
+        assert metrics == local and metrics["correct"] > 0
+
+        def plain(found: list[Verdict]) -> list[tuple[str, str, str]]:
+            return [(v.trace_id, v.status, v.reason) for v in found]
+
+        assert plain(verdicts) == plain(here)

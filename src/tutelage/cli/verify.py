@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -54,6 +54,9 @@ def verify(
     seconds: Annotated[float | None, typer.Option("--seconds", help="At most, for one verdict.")] = None,
     tolerance: Annotated[
         float | None, typer.Option("--tolerance", min=0, help="Relative, for numbers.  [default: exact]")
+    ] = None,
+    engine: Annotated[
+        Literal["local", "ray"] | None, typer.Option("--engine", help="This machine, or a Ray cluster.")
     ] = None,
     weaker: Annotated[
         bool,
@@ -119,6 +122,7 @@ def verify(
     given: dict[str, Any] = {
         "seconds": seconds,
         "tolerance": tolerance,
+        "engine": engine,
         "allow_weaker_sandbox": weaker or None,
         "judge": verifying.judge_settings(judge, judge_url, judge_key_env, judge_budget),
         "second_look": second_look or None,

@@ -157,16 +157,17 @@ def _blocks(one: Any, other: Any) -> bool:
 
 class Verify(StageConfig):
     """A verdict on every trace; `seconds` bounds one verdict, `workers` is how many are judged at once (null:
-    the recipe's threads). `tolerance` (relative) is for numbers of problems that set none.
-    `allow_weaker_sandbox` is for programs, where bubblewrap cannot run. A `judge` is asked about what the
-    rules left undecided, with `second_look` also about what they rejected; with `agreement` about
-    everything, for the table of rule, second parser and judge."""
+    the recipe's threads), `engine: ray` judges on a Ray cluster. `tolerance` (relative) is for numbers of
+    problems that set none. `allow_weaker_sandbox` is for programs, where bubblewrap cannot run. A `judge` is
+    asked about what the rules left undecided, with `second_look` also about what they rejected; with
+    `agreement` about everything, for the table of rule, second parser and judge."""
 
     kind: Literal["verify"]
     problems: Problems
     traces: Traces
     seconds: float = Field(default=5.0, gt=0)
     workers: Positive | None = None
+    engine: Literal["local", "ray"] = "local"
     tolerance: float | None = Field(default=None, ge=0)
     allow_weaker_sandbox: bool = False
     judge: EndpointTeacher | None = None

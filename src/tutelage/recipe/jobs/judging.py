@@ -41,8 +41,10 @@ from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.replies import is_truncated
 from tutelage.verify import agreement
+from tutelage.verify.batches import judge_sharded
 from tutelage.verify.cascade import judge
 from tutelage.verify.judge import NoReply, ask_judge, looks
+from tutelage.verify.user import absolute
 from tutelage.verify.workers import WorkerPool
 
 LISTED = 50
@@ -66,11 +68,8 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
         raise UsageError(f"stage {ctx.stage}: second_look needs a judge")
     if config.judge is not None:
         desk = _Desk(_judge_teacher(config.judge), ctx.ledger_path, ctx.progress)
-    workers = config.workers or ctx.threads
-    with WorkerPool(workers, config.seconds, allow_weaker_sandbox=config.allow_weaker_sandbox) as pool:
-        verdicts: Iterable[Verdict] = judge(
-            problems, traces, workers=workers, pool=pool, progress=ctx.progress
-        )
+    with WorkerPool(_workers(ctx), config.seconds, allow_weaker_sandbox=config.allow_weaker_sandbox) as pool:
+        verdicts = _by_rule(ctx, problems, traces, pool)
         if desk is not None or config.agreement:
             verdicts, found = _second_opinions(ctx, problems, list(traces), list(verdicts), desk, pool)
         _write(ctx.outputs["verdicts"], count.each(verdicts))
@@ -80,12 +79,37 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
     return metrics
 
 
+def _workers(ctx: JobContext[stages.Verify]) -> int:
+    return ctx.config.workers or ctx.threads
+
+
+def _by_rule(
+    ctx: JobContext[stages.Verify], problems: Mapping[str, Problem], traces: _Traces, pool: WorkerPool
+) -> Iterable[Verdict]:
+    """The verdicts of the problems' checkers, on the engine that the settings name."""
+    config = ctx.config
+    if config.engine == "local":
+        return judge(problems, traces, workers=_workers(ctx), pool=pool, progress=ctx.progress)
+    return judge_sharded(
+        problems,
+        traces.path,
+        workers=_workers(ctx),
+        engine=config.engine,
+        seconds=config.seconds,
+        allow_weaker_sandbox=config.allow_weaker_sandbox,
+        progress=ctx.progress,
+    )
+
+
 def _with_options(problems: Mapping[str, Problem], config: stages.Verify) -> dict[str, Problem]:
-    """The problems with the stage's options for checkers; a problem's own come first."""
+    """The problems with the stage's options for checkers, where a problem's own come first; a user's checker
+    by its absolute path, for workers that stand in another folder."""
     options = {} if config.tolerance is None else {"tolerance": config.tolerance}
-    if not options:
-        return dict(problems)
-    return {key: replace(each, metadata={**options, **each.metadata}) for key, each in problems.items()}
+    here = Path.cwd()
+    return {
+        key: replace(each, checker=absolute(each.checker, here), metadata={**options, **each.metadata})
+        for key, each in problems.items()
+    }
 
 
 def _second_opinions(
@@ -206,13 +230,13 @@ class _Traces:
     """The traces of a file, read a few at a time, as often as wanted."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def __len__(self) -> int:
-        return int(pq.read_metadata(self._path).num_rows)
+        return int(pq.read_metadata(self.path).num_rows)
 
     def __iter__(self) -> Iterator[Trace]:
-        return iter_records(self._path, Trace)
+        return iter_records(self.path, Trace)
 
 
 def _write(path: Path, verdicts: Iterable[Verdict]) -> None:
