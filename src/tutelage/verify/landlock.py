@@ -23,7 +23,7 @@ GAPS = (
     "names, sizes and times of all files can be seen (not their contents)",
     "the number of forks is limited per user: other processes of the same user count, and use up the limit",
     "memory of all processes together is only looked at every 10 ms",
-    "the scratch folder lies on the disk: each file is limited in size, not their sum",
+    "the scratch folder lies on the disk; its size is only looked at four times a second",
     "the caller's working state that needs no file is visible: user id, load, time since start",
     "a caller that is killed may leave the scratch folder behind in the temporary folder",
 )

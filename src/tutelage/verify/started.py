@@ -12,7 +12,6 @@ import importlib.util
 import marshal
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +21,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+
+from tutelage.verify.warden import clear
 
 _INSIDE = ("tutelage.verify.judged", "tutelage.verify.warden")
 _BOOT = (
@@ -109,7 +110,9 @@ class Started:
             if pipe is not None:
                 pipe.close()
         if self._scratch is not None:
-            _remove(self._scratch)
+            with contextlib.suppress(OSError):
+                clear(self._scratch.name)
+            self._scratch.cleanup()
 
     def line(self, seconds: float) -> bytes:
         """The next line of the report."""
@@ -166,13 +169,3 @@ class Started:
             self._said += os.read(self._process.stderr.fileno(), 2**16)
         lines = self._said.decode(errors="replace").strip().splitlines()
         return lines[-1][:_SHOWN] if lines else f"it ended with code {self._process.returncode}"
-
-
-def _remove(scratch: tempfile.TemporaryDirectory[str]) -> None:
-    """Remove a scratch folder on the disk, whatever the program did to the modes of what is in it."""
-    for folder, names, _ in os.walk(scratch.name):
-        for path in (Path(folder, name) for name in names):
-            if not path.is_symlink():
-                path.chmod(0o700)
-    shutil.rmtree(scratch.name, ignore_errors=True)
-    scratch.cleanup()

@@ -10,18 +10,15 @@ written, and its files are removed before the next run; when the caller is gone,
 Does not: know the expected output (that stays outside), or decide whether the program is right.
 """
 # pathlib takes longer to import than most programs take to judge
-# ruff: noqa: PTH101, PTH106, PTH108, PTH123, PTH208
+# ruff: noqa: PTH101, PTH104, PTH106, PTH108, PTH123, PTH208
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import marshal
 import os
 import resource
 import select
-import signal
-import sys
 import time
 from typing import IO
 
@@ -31,11 +28,15 @@ TICK = 0.01
 """Seconds between looks."""
 FILES = 20_000
 """Files and folders in the scratch folder: each costs 1 KB of kernel memory that no size limit counts."""
+MEASURE_SECONDS = 0.25
+"""Between looks at what is in a scratch folder on the disk (one in memory has a size)."""
 SWEEP_SECONDS = 10.0
 _ADDRESS_SPACE = 4
 """All processes together may reserve this many times the memory limit: shared memory that was given back to
 the kernel page by page (MADV_DONTNEED) still exists, but counts only as reserved."""
 _KEPT = 4096
+# the modules signal and contextlib take 6 ms to import
+_SIGKILL, _SIGXCPU = 9, 24
 _PAGE = resource.getpagesize()
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -52,6 +53,7 @@ class Run:
         self.outputs = {"stdout": bytearray(), "stderr": bytearray(), "channel": bytearray()}
         self.cpu = 0.0
         self.peak = 0
+        self.measured = 0.0
         self.before = waited_seconds()
 
     def attend(self, pid: int, given: int, text: bytes, pipes: dict[int, str]) -> None:
@@ -97,7 +99,7 @@ class Run:
                 os.close(descriptor)
         self.wall = time.monotonic() - start
         if self.status is not None and not self.limit:
-            if os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGXCPU:
+            if os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == _SIGXCPU:
                 self.limit = "cpu"
             elif b"M" in self.outputs["channel"][:3]:
                 self.limit = "memory"
@@ -144,9 +146,15 @@ class Run:
         self.peak = max(self.peak, resident)
         if resident > limits["memory"] or reserved > _ADDRESS_SPACE * limits["memory"]:
             self.limit = "memory"
-        for folder in self.job["watched"]:
-            state = os.statvfs(folder)
-            if state.f_files and state.f_files - state.f_ffree > FILES:
+        if self.job["namespaces"]:
+            for folder in self.job["watched"]:
+                state = os.statvfs(folder)
+                if state.f_files - state.f_ffree > FILES:
+                    self.limit = "files"
+        elif seconds > self.measured + MEASURE_SECONDS:
+            self.measured = seconds
+            entries, size = content(self.job["scratch"])
+            if entries > FILES or size > limits["scratch"]:
                 self.limit = "files"
 
 
@@ -199,91 +207,125 @@ def others(job: Job) -> list[int]:
     waiting = [os.getpid()]
     while waiting:
         pid = waiting.pop()
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        try:
             for task in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
-                    waiting += (children := [int(word) for word in file.read().split()])
+                    children = [int(word) for word in file.read().split()]
+                waiting += children
                 found += children
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
     return found
 
 
 def reap(run: Run | None = None) -> None:
     """Collect ended children, keeping the status of the program."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
+    while True:
+        try:
             pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            if run is not None and pid == run.pid:
-                run.status = status
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        if run is not None and pid == run.pid:
+            run.status = status
+
+
+def kill(pid: int) -> None:
+    """SIGKILL, unless it is gone."""
+    try:
+        os.kill(pid, _SIGKILL)
+    except ProcessLookupError:
+        return
 
 
 def sweep(job: Job, run: Run | None = None) -> None:
     """Kill everything that the program started, however often it forks meanwhile."""
     deadline = time.monotonic() + SWEEP_SECONDS
-    while True:
-        pids = others(job)
-        if job["namespaces"] and pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(-1, signal.SIGKILL)
+    while pids := others(job):
+        if job["namespaces"]:
+            kill(-1)
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
         reap(run)
-        if not pids:
-            return
         if time.monotonic() > deadline:
             raise Failure(f"{len(pids)} processes could not be ended")
         time.sleep(0.0005)
+    reap(run)
 
 
 def clear(folder: str) -> None:
-    """Remove everything in a scratch folder. OSError or RecursionError when the program made that hard."""
-    for entry in list(os.scandir(folder)):
-        if entry.is_dir(follow_symlinks=False):
+    """Remove everything in a scratch folder, when nothing of the program runs any more.
+
+    Folders in folders are first moved up: a tree may be deeper than a path may be long. A folder may be
+    closed; a symbolic link is removed, never followed."""
+    number, mark = 0, os.urandom(8).hex()
+    while entries := list(os.scandir(folder)):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+                continue
             os.chmod(entry.path, 0o700)
-            clear(entry.path)
+            for inner in list(os.scandir(entry.path)):
+                number += 1
+                if inner.is_dir(follow_symlinks=False):
+                    os.chmod(inner.path, 0o700)  # its entry `..` changes, which a closed folder forbids
+                    os.rename(inner.path, f"{folder}/{mark}-{number}")
+                else:
+                    os.unlink(inner.path)
             os.rmdir(entry.path)
-        else:
-            os.unlink(entry.path)
+
+
+def content(folder: str) -> tuple[int, int]:
+    """Entries below a scratch folder on the disk and their bytes, counted no further than FILES entries."""
+    entries, size, waiting = 0, 0, [folder]
+    while waiting and entries <= FILES:
+        try:
+            for entry in os.scandir(waiting.pop()):
+                entries += 1
+                size += entry.stat(follow_symlinks=False).st_blocks * 512
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+        except (FileNotFoundError, PermissionError):
+            continue  # gone meanwhile, or closed: then nothing grows in it
+        except OSError:  # a path that is too long: deep enough to end it
+            return FILES + 1, size
+    return entries, size
 
 
 def main(source: IO[bytes]) -> None:
     """Read the job, run the program once for each of its inputs, report each run."""
     control, reports = 0, os.dup(1)
+    gc.disable()
     job = marshal.load(source)
+    gc.freeze()  # a collection in the forked process would copy every page that it looks at
     try:
         protect(job)
         os.umask(0o077)
         os.chdir(job["scratch"])
         os.write(reports, b"ready\n")
         for text in job["stdins"]:
-            code = once(job, text, control, reports)
-            if code is not None:
-                sys.exit(code)  # in the judged process
+            once(job, text, control, reports)
     except (Failure, OSError) as error:
         os.write(reports, f"failed {type(error).__name__}: {error}".replace("\n", " ").encode() + b"\n")
         os._exit(1)
     os._exit(0)
 
 
-def once(job: Job, text: bytes, control: int, reports: int) -> int | None:
-    """One run. Returns in the judged process too: then with its exit code."""
+def once(job: Job, text: bytes, control: int, reports: int) -> None:
+    """One run and its report."""
     for name, content in job["files"].items():
         with open(f"{job['scratch']}/{name}", "wb") as file:
             file.write(content)
     run = Run(job, control)
     given, out, errors, channel = (os.pipe() for _ in range(4))
     token = os.urandom(16).hex().encode()
-    gc.disable()
     pid = os.fork()
     if pid == 0:
         try:
-            return become_program(job, (given[0], out[1], errors[1], channel[1]), token)
-        except SystemExit:
-            raise
-        except BaseException:  # noqa: BLE001 - nothing of the watching process may run on in this one
-            os._exit(1)
+            become_program(job, (given[0], out[1], errors[1], channel[1]), token)
+        finally:
+            os._exit(1)  # nothing of the watching process may run on in this one
     for descriptor in (given[0], out[1], errors[1], channel[1]):
         os.close(descriptor)
     run.attend(pid, given[1], text, {out[0]: "stdout", errors[0]: "stderr", channel[0]: "channel"})
@@ -291,9 +333,8 @@ def once(job: Job, text: bytes, control: int, reports: int) -> int | None:
     for folder in job["watched"]:
         try:
             clear(folder)
-        except (OSError, RecursionError):
+        except OSError:
             os._exit(0)  # the caller starts a fresh sandbox for the runs that are left
-    return None
 
 
 def report(run: Run, token: bytes, reports: int) -> None:
@@ -301,7 +342,7 @@ def report(run: Run, token: bytes, reports: int) -> None:
     said = bytes(run.outputs["channel"])
     if said.startswith(b"F"):
         raise Failure(said[1:].decode(errors="replace"))
-    phase = {b"G": "gold", b"S": "text", b"T": "tests"}.get(said[:1], "program")
+    phase = {b"G": "gold", b"S": "text"}.get(said[:1], "tests" if said[1:2] == b"T" else "program")
     if token in said and run.status == 0:
         phase = "passed"
     status = -1 if run.status is None else run.status
