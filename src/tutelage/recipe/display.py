@@ -36,8 +36,13 @@ class Running:
         return min(self.done / self.total, 1.0) if self.total > 0 else 0.0
 
     def text(self) -> str:
-        """`30 % loss 1.2`."""
-        return f"{self.fraction:4.0%} {self.note}" if self.total > 0 else self.note
+        """`30% (60/200) loss 1.2`."""
+        return f"{self.fraction:.0%} ({self.count}) {self.note}" if self.total > 0 else self.note
+
+    @property
+    def count(self) -> str:
+        """`60/200`, "" when the job has not said."""
+        return f"{self.done:,}/{self.total:,}" if self.total > 0 else ""
 
 
 @dataclass
@@ -97,7 +102,8 @@ class Display:
         if time.monotonic() - self._last_plain >= PLAIN_EVERY_S:
             self._last_plain = time.monotonic()
             now = "; ".join(f"{name} {each.text()}".strip() for name, each in self.running.items())
-            self.say(f"{self.done}/{self.total} jobs{self._left(', ')}; running: {now}")
+            alone = self.total == 1  # a verb: its own numbers are the numbers
+            self.say(now if alone else f"{self.done}/{self.total} jobs{self._left(', ')}; running: {now}")
 
     def _left(self, before: str) -> str:
         return f"{before}about {duration(self.left_s)} left" if self.left_s is not None else ""
@@ -106,11 +112,13 @@ class Display:
         table = Table.grid(padding=(0, 1))
         share = sum(each.fraction for each in self.running.values())
         bar = ProgressBar(total=max(self.total, 1), completed=self.done + share, width=30)
-        table.add_row(Text(f"{self.done}/{self.total} jobs"), bar, Text(self._left("")))
+        if self.total > 1:
+            table.add_row(Text(f"{self.done}/{self.total} jobs"), bar, Text(self._left("")))
         for name, each in self.running.items():
             inner = ProgressBar(total=1.0, completed=each.fraction, width=30, pulse=each.total <= 0)
             seconds = duration(time.monotonic() - each.began)
-            note = Text(printable(f"{seconds}  {each.note}"), no_wrap=True, overflow="ellipsis")
+            said = "  ".join(part for part in (each.count, seconds, each.note) if part)
+            note = Text(printable(said), no_wrap=True, overflow="ellipsis")
             table.add_row(Text(f"  {printable(name)}"), inner, note)
         return table
 

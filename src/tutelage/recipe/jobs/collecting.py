@@ -173,15 +173,19 @@ def _with(error: TutelageError, metrics: dict[str, Any]) -> PartialError:
     return error
 
 
-def _gather(ctx: JobContext[stages.Collect]) -> Callable[..., CollectResult]:
-    """`collect` on the engine of the settings, with the run's ledger."""
+def _here(ctx: JobContext[stages.Collect]) -> Callable[..., CollectResult]:
+    """`collect` in this process, with the ledger of the run."""
+    return partial(collect, ledger_path=ctx.ledger_path, progress=ctx.progress)
+
+
+def _anywhere(ctx: JobContext[stages.Collect]) -> Callable[..., CollectResult]:
+    """`collect` on the engine that the settings name."""
     if ctx.config.engine == "local":
-        return partial(collect, ledger_path=ctx.ledger_path, progress=ctx.progress)
+        return _here(ctx)
     from tutelage.teachers.shards import collect_sharded
 
-    return partial(
-        collect_sharded, ledger_path=ctx.ledger_path, workers=ctx.config.workers, progress=ctx.progress
-    )
+    shared = partial(collect_sharded, workers=ctx.config.workers, engine=ctx.config.engine)
+    return partial(shared, ledger_path=ctx.ledger_path, progress=ctx.progress)
 
 
 def _collected(
@@ -190,24 +194,24 @@ def _collected(
     """The pilot, if one was made, and then all of it."""
     config = ctx.config
     teacher = build_teacher(config.teacher, ctx.stage)
-    here = partial(collect, problems, teacher, samples=config.samples, ledger_path=ctx.ledger_path, buy=False)
+    stored = partial(_here(ctx), problems, teacher, samples=config.samples, progress=None, buy=False)
     made = None
     if config.pilot and not isinstance(teacher, ReplayTeacher):
-        states = here().states
+        states = stored().states
         made = run_pilot(
             problems,
             teacher,
             rows=config.pilot,
             missing=states.get("owed", 0) + states.get("failed", 0),
-            gather=partial(_gather(ctx), samples=1),
+            gather=partial(_here(ctx), samples=1),
             workers=ctx.threads,
         )
     pilot = None
     if made is not None:
         metrics["pilot"], pilot = made[0].to_json(), made[1]
     if pilot and (pilot.error or config.pilot_only):
-        return pilot, replace(here(), error=pilot.error)
-    return pilot, _gather(ctx)(problems, teacher, samples=config.samples)
+        return pilot, replace(stored(), error=pilot.error)
+    return pilot, _anywhere(ctx)(problems, teacher, samples=config.samples)
 
 
 def _retried(
@@ -217,7 +221,7 @@ def _retried(
     with Ledger(ctx.ledger_path) as ledger:
         attempts = choose(iter_records(source, Trace), wanted, ledger.states)
     teacher = build_teacher(ctx.config.again(), ctx.stage)
-    return retry(attempts, problems, teacher, partial(_gather(ctx), samples=1))
+    return retry(attempts, problems, teacher, partial(_here(ctx), samples=1))
 
 
 def _retries(source: Path | None) -> Iterator[Trace]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from tutelage.errors import UsageError
 from tutelage.measure import statistics
 from tutelage.records import Problem, by_id
 from tutelage.teachers.collect import CollectResult
@@ -34,7 +35,10 @@ def run_pilot(
     if missing <= rows:
         return None
     chosen = by_id(spread(problems, rows))
-    list(judge(chosen, ()))
+    try:
+        list(judge(chosen, ()))
+    except UsageError as error:
+        raise UsageError(f"{error} (the pilot judges what it buys; with pilot 0 there is none)") from error
     found = gather(list(chosen.values()), teacher)
     traces = list(found.traces)
     judged = [trace for trace in traces if _can_be_judged(chosen[trace.problem_id])]
