@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
-from endpoint_server import completion
+from endpoint_server import completion, message
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tutelage.teachers.replies import error_text, one_line, parse_reply, read_message
-from tutelage.teachers.tags import split_tags
 
 
 def parse(body: Any) -> Any:
@@ -40,6 +38,20 @@ def parse(body: Any) -> Any:
         {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "because"}]}, "42"]},
         {"content": [{"type": "reasoning", "text": "because"}, {"type": "output_text", "text": "42"}]},
         {"content": "<think>because</think>42", "reasoning": "because"},
+        {"content": [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "because"}]}, "42"]},
+        {
+            "content": [
+                {
+                    "type": "reasoning",
+                    "content": [{"type": "reasoning_text", "text": "because"}],
+                    "summary": [{"type": "summary_text", "text": "in short"}],
+                },
+                {"type": "text", "text": "42"},
+            ]
+        },
+        {"content": [{"type": "redacted_thinking", "data": "Eo8"}, "<think>because</think>42"]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "g"}, {"summary": "because"}]},
+        {"reasoning": {"content": "because"}},
     ],
 )
 def test_thinking_is_read_under_every_name(message: dict[str, Any]) -> None:
@@ -63,55 +75,50 @@ def test_tags_in_the_answer_stay_where_thinking_has_its_own_field() -> None:
     assert read_message({"content": text, "reasoning": "the user asks about tags"})[1] == text
 
 
+# --- messages servers ---
+
+
+def test_a_message_is_read() -> None:
+    usage = {"input_tokens": 3, "output_tokens": 9, "cache_read_input_tokens": 4}
+    found = parse(message("42", "because", usage=usage))
+    assert (found.thinking, found.answer, found.finish_reason, found.state) == (
+        "because",
+        "42",
+        "stop",
+        "done",
+    )
+    assert (found.prompt_tokens, found.completion_tokens) == (7, 9)
+
+
+def test_redacted_thinking_is_no_text() -> None:
+    found = parse(message("42", blocks=[{"type": "redacted_thinking", "data": "Eo8"}]))
+    assert (found.thinking, found.answer, found.state) == ("", "42", "done")
+
+
 @pytest.mark.parametrize(
-    ("text", "finish", "expected"),
+    ("stop", "finish", "state"),
     [
-        ("plain", "stop", ("", "plain")),
-        (" plain\n", "stop", ("", " plain\n")),
-        ("<think>a</think>b", "stop", ("a", "b")),
-        ("a</think>b", "stop", ("a", "b")),
-        ("</think>b", "stop", ("", "b")),
-        ("<think>a", "stop", ("a", "")),
-        ("\n<think>\na", "length", ("a", "")),
-        ("<think></think>b", "stop", ("", "b")),
-        ("<think><think>a</think>b", "stop", ("a", "b")),
-        ("<think>a</think>b<think>c</think>d", "stop", ("a\n\nc", "bd")),
-        ("a</think>b<think>c</think>d", "stop", ("a\n\nc", "bd")),
-        ("<think>a</think>b<think>c", "length", ("a\n\nc", "b")),
-        ("Sure. <think>a</think>b", "stop", ("a", "Sure. b")),
-        ("The tag <think> opens.", "stop", ("", "The tag <think> opens.")),
-        ("Sure. <think>cut", "length", ("cut", "Sure.")),
-        ("<think>a</think>The tag <think> opens.", "stop", ("a", "The tag <think> opens.")),
-        ("<think>a</think>Then </think> closes.", "stop", ("a", "Then </think> closes.")),
-        ("<think>a<thinking>b</thinking>c</think>d", "stop", ("a<thinking>b</thinking>c", "d")),
+        ("end_turn", "stop", "done"),
+        ("stop_sequence", "stop", "done"),
+        ("max_tokens", "length", "truncated"),
+        ("model_context_window_exceeded", "length", "truncated"),
+        ("refusal", "refusal", "refused"),
+        ("tool_use", "tool_use", "done"),
+        ("pause_turn", "pause_turn", "done"),
+        (None, "unknown", "done"),
     ],
 )
-def test_inline_tags_whole_and_cut_off(text: str, finish: str, expected: tuple[str, str]) -> None:
-    assert split_tags(text, truncated=finish == "length") == expected
+def test_a_message_ends_as_it_says(stop: Any, finish: str, state: str) -> None:
+    found = parse(message("42", stop=stop))
+    assert (found.finish_reason, found.state) == (finish, state)
 
 
-def test_tags_can_be_configured() -> None:
-    assert split_tags("[T]a[/T]<think>b", [("[T]", "[/T]")]) == ("a", "<think>b")
-    assert split_tags("<think>a</think>b", ()) == ("", "<think>a</think>b")
-    assert split_tags("<think>a</think>b", [("", "")]) == ("", "<think>a</think>b")
-
-
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<thinking>", "</thinking>", "a", " ", "\n"])))
-def test_no_text_is_lost_or_made_up(parts: list[str]) -> None:
-    text = "".join(parts)
-    thinking, answer = split_tags(text)
-    assert (thinking + answer).count("a") == text.count("a")
-
-
-@pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<think></think>", "x<think>", "<think>a</thinking>"]
-)
-@pytest.mark.parametrize("finish", ["stop", "length"])
-def test_megabytes_of_tags_are_read_in_linear_time(piece: str, finish: str) -> None:
-    text = "x" + piece * (2_000_000 // len(piece))
-    start = time.perf_counter()
-    split_tags(text, truncated=finish == "length")
-    assert time.perf_counter() - start < 2
+def test_a_message_without_text() -> None:
+    assert parse({**message(), "content": []}).state == "empty"
+    assert parse({**message(stop="refusal"), "content": []}).reason == "refusal"
+    assert parse({**message(), "content": None}).reason == "the reply has no content"
+    found = parse({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}})
+    assert (found.state, found.reason) == ("failed", "the server reports: Overloaded")
 
 
 # --- how it ended, what it counts ---
@@ -179,7 +186,8 @@ def test_thinking_and_answer_tokens_are_split_only_where_the_split_is_known() ->
     ("raw", "reason"),
     [
         (b"", "not JSON"),
-        (b"<html>502</html>", "not JSON"),
+        (b"<html>502</html>", "a web page, not JSON"),
+        (b"\n<!DOCTYPE html><p>Log in", "a web page, not JSON: is base_url the address of an API?"),
         (b'{"choices": [', "not JSON"),
         (b"\xff\xfe\xff", "not JSON"),
         (b"[" * 100_000, "not JSON"),

@@ -62,7 +62,7 @@ def price(
 
     Raises UsageError; its message begins with `field`."""
     if cached is not None and prompt is None:
-        raise UsageError(f"{field}.prompt: not given, but {field}.cached is; a cost needs both")
+        raise UsageError(f"{field}.cached: give the price of other prompt tokens beside it, as prompt")
     return Price(
         None if prompt is None else dollars(prompt, f"{field}.prompt"),
         None if completion is None else dollars(completion, f"{field}.completion"),
