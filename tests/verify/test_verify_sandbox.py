@@ -189,7 +189,7 @@ def fake(folder: Path, script: str) -> Sandbox:
         ("import sys; sys.exit(4)", "it ended with code 4"),
         ("import os; os.kill(os.getpid(), 9)", "it ended with code -9"),
         ("print('hello', flush=True); import time; time.sleep(100)", "what it reports is no report"),
-        ("print('x' * 100000, end='', flush=True); import time; time.sleep(100)", "what it reports is no report"),
+        ("print('x' * 100000, flush=True); import time; time.sleep(100)", "what it reports is no report"),
         ("print('ready\\nrun 0 - passed 0 0 0 99999999999 0', flush=True)",
          "what it reports is no report"),
         ("print('ready\\nrun zero', flush=True)", "what it reports is no report"),

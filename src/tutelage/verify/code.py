@@ -34,9 +34,9 @@ _MEGABYTES = {"memory_mb": "memory_bytes", "scratch_mb": "scratch_bytes", "outpu
 _TEST_LINE = re.compile(r'File "tests", line (\d+)')
 
 
-def require(problem: Problem, pool: WorkerPool | None = None) -> None:
+def require(problem: Problem, pool: WorkerPool) -> None:
     """Raise UsageError when no program can be judged on this machine."""
-    found = find_sandbox(_allows_weaker(pool))
+    found = find_sandbox(pool.allow_weaker_sandbox)
     if found.level == "none":
         raise UsageError(f"problem {problem.id!r}: checker 'code': sandbox unavailable: {found.reason}")
 
@@ -54,7 +54,7 @@ def decide(problem: Problem, answer: str, pool: WorkerPool, /) -> Decision:
             raise NotTests("metadata prelude must be Python text")
     except NotTests as error:
         return "undecided", str(error), "code", None
-    found = find_sandbox(_allows_weaker(pool))
+    found = find_sandbox(pool.allow_weaker_sandbox)
     if found.level == "none":
         return "undecided", f"sandbox unavailable: {found.reason}", "code", None
     method = f"code ({found.level})"
@@ -74,10 +74,6 @@ def decide(problem: Problem, answer: str, pool: WorkerPool, /) -> Decision:
         if program is not answer:
             block, why = program[:_EXTRACTED], f"the program does not compile: {reason}"
     return "incorrect", why, method, block
-
-
-def _allows_weaker(pool: WorkerPool | None) -> bool:
-    return bool(getattr(pool, "allow_weaker_sandbox", False))
 
 
 def _limits(metadata: Mapping[str, Any]) -> tuple[Limits, float]:
