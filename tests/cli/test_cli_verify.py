@@ -142,7 +142,7 @@ MISTAKES = {
     "--problems a.jsonl": "--problems needs --traces FILE and --out PATH",
     "a.jsonl --gold answer --answer q --kind numbr": "unknown checker 'numbr'",
     "a.jsonl --gold answer --answer q --kind gone.py:check": "gone.py",
-    "a.jsonl --gold answer --answer q --judge m --out v.parquet": "--judge m: write openai:MODEL",
+    "a.jsonl --gold answer --answer q --judge m --out v.parquet": "--judge m: write one of openai:MODEL",
     "a.jsonl --gold answer --answer q --judge openai:m": "--judge needs --out or --ledger",
     "a.jsonl --gold answer --answer q --judge-budget 1": "--judge-budget is for a judge",
     "a.jsonl --gold answer --answer q --second-look": "second_look needs a judge",
@@ -187,7 +187,7 @@ def test_a_judge_that_stops_early_leaves_its_counts(
     with Path("many.jsonl").open("w") as file:
         for n in range(1, 9):
             file.write(json.dumps({"answer": f"{n} / 3 / 1", "gold": "3", "question": "?"}) + "\n")
-    price = ["--set", 'judge.price={prompt: "0", completion: "1000"}', "--set", "judge.max_tokens=50"]
+    price = ["--judge-price", "0,1000", "--set", "judge.max_tokens=50"]
     with fake.serving(script) as server:
         given = ["many.jsonl", "--out", "v.parquet", "--question", "question", "--judge", "openai:m"]
         given += ["--judge-url", server.url, "--judge-key-env", "A_JUDGE_KEY", *price]

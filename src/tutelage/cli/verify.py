@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from tutelage.cli.options import Columns, Ledger, Settings
+from tutelage.cli.options import Columns, Ledger, Settings, shown
 from tutelage.cli.output import AsJson, emit, write
 from tutelage.errors import PartialError, UsageError
 
@@ -77,6 +77,14 @@ def verify(
         str | None,
         typer.Option("--judge-key-env", metavar="NAME", help="The environment variable with its key."),
     ] = None,
+    judge_price: Annotated[
+        str | None,
+        typer.Option("--judge-price", metavar="PROMPT,COMPLETION", help="US dollars per million tokens."),
+    ] = None,
+    judge_prices: Annotated[
+        str | None,
+        typer.Option("--judge-prices", metavar="FILE|genai", help="A price list to look the judge up in."),
+    ] = None,
     judge_budget: Annotated[
         str | None, typer.Option("--judge-budget", metavar="USD", help="A hard cap on what it costs.")
     ] = None,
@@ -101,10 +109,10 @@ def verify(
       tutelage verify answers.jsonl --kind math --out verdicts.jsonl --agreement
       tutelage verify --problems q.jsonl --traces traces.parquet --out verdicts.parquet
       tutelage verify --check-gold q.jsonl --kind math
-      tutelage verify a.jsonl --question q --out v.parquet --judge openai:gpt-4.1-mini --judge-budget 1 \\
-        --set judge.prices=genai
+      tutelage verify a.jsonl --question q --out v.parquet --judge openai:gpt-4.1-mini \\
+        --judge-prices genai --judge-budget 1
     """
-    from tutelage.recipe import verifying
+    from tutelage.recipe import collecting, verifying
 
     chosen = [
         name
@@ -124,7 +132,16 @@ def verify(
         "tolerance": tolerance,
         "engine": engine,
         "allow_weaker_sandbox": weaker or None,
-        "judge": verifying.judge_settings(judge, judge_url, judge_key_env, judge_budget),
+        "judge": verifying.judge_settings(
+            judge,
+            judge_url,
+            {
+                "key_env": judge_key_env,
+                "price": collecting.price_settings(judge_price),
+                "prices": judge_prices,
+                "budget": judge_budget,
+            },
+        ),
         "second_look": second_look or None,
         "agreement": agreement or None,
     }
@@ -166,7 +183,8 @@ def _check_gold(
 ) -> None:
     from tutelage.recipe import verifying
 
-    document = _shown(
+    document = shown(
+        "verify",
         lambda progress: verifying.check_gold_file(
             source,
             checker=kind,
@@ -175,7 +193,7 @@ def _check_gold(
             tolerance=tolerance,
             allow_weaker_sandbox=weaker,
             progress=progress,
-        )
+        ),
     )
     if not document["failed"]:
         emit(document, verifying.gold_text(document), as_json)
@@ -190,7 +208,7 @@ def _check_gold(
 def _tell(work: Callable[..., dict[str, Any]], as_json: bool) -> None:
     """Do the work with progress on stderr, and print what came of it, also when it ended early."""
     try:
-        document = _shown(work)
+        document = shown("verify", work)
     except PartialError as error:
         if error.done and not as_json:
             write(_text(error.done) + "\n")
@@ -206,17 +224,3 @@ def _text(document: dict[str, Any]) -> str:
     text = [verifying.counts_text(counts)] if "methods" in counts else []
     places = [*document.get("outputs", {}).values(), document.get("verdicts")]
     return "\n".join([*text, *(f"wrote {place}" for place in places if place)])
-
-
-def _shown(work: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    from rich.console import Console
-
-    from tutelage.recipe.display import Display
-
-    def heard(done: int, total: int, note: str) -> None:
-        display.progress("verify", done, total, note)
-        display.tick(None)
-
-    with Display(Console(stderr=True), 1) as display:
-        display.started("verify")
-        return work(heard)

@@ -18,6 +18,7 @@ from typing import Any
 from tutelage.errors import PartialError, UsageError
 from tutelage.problems.answers import read_answers
 from tutelage.problems.files import read_problems
+from tutelage.recipe.collecting import SERVERS, teacher_settings
 from tutelage.recipe.given import column_pairs, questions_file
 from tutelage.recipe.single import run_single
 from tutelage.recipe.stage import Progress
@@ -26,40 +27,23 @@ from tutelage.verify import agreement
 from tutelage.verify.gold import check_gold
 
 SHOWN = 20
-_APIS = {
-    "openai": ("chat", "https://api.openai.com/v1", "OPENAI_API_KEY"),
-    "anthropic": ("messages", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"),
-}
+JUDGE_TOKENS = 2048
+"""Enough to think briefly, and a bound for what one look can cost."""
 
 
-def judge_settings(
-    judge: str | None, url: str | None, key_env: str | None, budget: str | None
-) -> dict[str, Any] | None:
-    """The settings of a judge written as `openai:MODEL` or `anthropic:MODEL`; None where there is none.
-
-    Without `url` the maker's own server is meant, with the key in its usual variable. Raises UsageError."""
+def judge_settings(judge: str | None, url: str | None, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The settings of a judge written as `openai:MODEL` and the like (see `collecting.teacher_settings`);
+    None where there is none. `given` are those with an option of their own. Raises UsageError."""
     if judge is None:
-        if given := [name for name, value in _named(url, key_env, budget).items() if value is not None]:
-            raise UsageError(f"tutelage verify: {given[0]} is for a judge; give --judge openai:MODEL")
+        named = {"url": url, **given}
+        if option := next((name for name, value in named.items() if value is not None), None):
+            said = f"--judge-{option.replace('_', '-')} is for a judge"
+            raise UsageError(f"tutelage verify: {said}; give --judge openai:MODEL as well")
         return None
-    api, _, model = judge.partition(":")
-    if api not in _APIS or not model:
-        raise UsageError(f"tutelage verify: --judge {judge}: write openai:MODEL or anthropic:MODEL")
-    form, usual, variable = _APIS[api]
-    settings = {
-        "kind": "endpoint",
-        "base_url": url or usual,
-        "model": model,
-        "api": form,
-        "key_env": key_env or ("" if url else variable),
-        "sampling": {"temperature": 0.0},
-        "max_tokens": 2048,
-    }
-    return {**settings, "budget": budget} if budget is not None else settings
-
-
-def _named(url: str | None, key_env: str | None, budget: str | None) -> dict[str, str | None]:
-    return {"--judge-url": url, "--judge-key-env": key_env, "--judge-budget": budget}
+    if judge.partition(":")[0] not in SERVERS:
+        known = ", ".join(f"{name}:MODEL" for name in SERVERS)
+        raise UsageError(f"tutelage verify: --judge {judge}: write one of {known}")
+    return teacher_settings(judge, url, {"max_tokens": JUDGE_TOKENS, **given})
 
 
 def verify_answers(

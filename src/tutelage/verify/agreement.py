@@ -131,7 +131,8 @@ def _by_last_number(wanted: str, answer: str) -> Decision:
 
 def _by_math(wanted: str, answer: str, pool: WorkerPool) -> Decision:
     marked = marked_answer(answer)
-    line = (marked.text if marked is not None else last_line(answer, _LIMIT)[0])[-_LIMIT:]
+    # math-verify reads no number that a period follows.
+    line = (marked.text if marked is not None else last_line(answer, _LIMIT)[0])[-_LIMIT:].removesuffix(".")
     reply = pool.ask({"op": "math", "gold": wanted[:_LIMIT], "answer": line}, _LOAD)
     if "failed" in reply:
         return "undecided", reply["failed"], "math-verify", line
