@@ -18,11 +18,6 @@ class WithProblems(StageConfig):
     extra: float = 0.0
 
 
-class CollectConfig(WithProblems):
-    teacher: dict[str, Any]
-    samples: int = 1
-
-
 class VerifyConfig(WithProblems):
     traces: Annotated[str, InputRef("traces")]
 
@@ -82,7 +77,6 @@ _OUT = (Output("result", "{job}.json"),)
 KINDS = {
     name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("train", "evaluate", "sweep"))
     for name, config in {
-        "collect": CollectConfig,
         "verify": VerifyConfig,
         "train": TrainConfig,
         "evaluate": EvaluateConfig,

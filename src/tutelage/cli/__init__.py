@@ -30,6 +30,7 @@ from tutelage.cli.verify import verify
 from tutelage.errors import EXIT_INTERRUPTED, EXIT_USAGE, PartialError, TutelageError
 
 EXIT_DEFECT = 1
+_INTERRUPTED = "interrupted; run the same command again to continue"
 # click's base class for wrong options, wherever this version of typer keeps its click.
 _Misuse: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -77,7 +78,9 @@ def _call(given: list[str], as_json: bool) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(args=given, prog_name="tutelage", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
+        # typer makes this of Ctrl-C in a verb, without a word.
+        return output.fail(_INTERRUPTED, code, as_json) if code == EXIT_INTERRUPTED else code
     except PartialError as error:
         return output.fail(str(error), error.exit_code, as_json, error.done)
     except TutelageError as error:
@@ -88,7 +91,7 @@ def _call(given: list[str], as_json: bool) -> int:
         message = error.format_message()  # type: ignore[attr-defined]
         return output.fail(f"{where}: {message} (see {where} --help)", EXIT_USAGE, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        return output.fail("interrupted; run the same command again to continue", EXIT_INTERRUPTED, as_json)
+        return output.fail(_INTERRUPTED, EXIT_INTERRUPTED, as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader has seen enough; nothing to say at exit
         return 0
