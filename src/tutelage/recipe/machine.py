@@ -8,7 +8,6 @@ more than there is. Does not: judge whether a given recipe fits.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import platform
@@ -27,8 +26,6 @@ from tutelage.recipe.load import shipped_recipes
 State = Literal["yes", "partly", "no"]
 _TRAIN = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf")
 _DATA = (".jsonl", ".parquet")
-_LANDLOCK_CREATE_RULESET = 444
-_LANDLOCK_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -153,30 +150,17 @@ def _accelerator() -> Check:
 
 
 def _sandbox() -> Check:
-    """Only what there is to build a sandbox from: no verb runs model-written code yet."""
-    bwrap = shutil.which("bwrap")
-    works = False
-    if bwrap is not None:
-        command = [bwrap, "--ro-bind", "/", "/", "--unshare-all", "true"]
-        try:
-            works = subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
-        except (OSError, subprocess.SubprocessError):
-            works = False
-    abi = _landlock()
-    landlock = f"Landlock ABI {abi}" if abi > 0 else "no Landlock"
-    if works:
-        return Check("sandbox", "yes", f"bubblewrap works (namespaces); {landlock}")
-    wrap = "bubblewrap is installed but may not make namespaces here" if bwrap else "no bubblewrap"
-    state: State = "partly" if abi > 0 else "no"
-    return Check("sandbox", state, f"{wrap}; {landlock}; do not run code written by a model on this machine")
+    """The level at which programs written by a model would be judged here; a small program was run in it."""
+    from tutelage.verify.sandbox import find_sandbox
 
-
-def _landlock() -> int:
-    """The version of Landlock that the kernel offers, 0 for none."""
-    if sys.platform != "linux":
-        return 0
-    version = ctypes.CDLL(None).syscall(_LANDLOCK_CREATE_RULESET, None, 0, _LANDLOCK_VERSION)
-    return max(int(version), 0)
+    found = find_sandbox()
+    if found.level == "bubblewrap":
+        return Check("sandbox", "yes", f"bubblewrap works ({found.program})")
+    weaker = find_sandbox(allow_weaker=True)
+    if weaker.level == "landlock":
+        detail = f"{found.reason}; --allow-weaker-sandbox uses Landlock (its gaps are in the documentation)"
+        return Check("sandbox", "partly", detail)
+    return Check("sandbox", "no", f"{found.reason}; programs are not judged on this machine")
 
 
 def _models() -> Check:
