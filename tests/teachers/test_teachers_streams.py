@@ -206,8 +206,8 @@ def test_any_events_are_read_without_an_exception(pieces: list[Any]) -> None:
 
 
 def test_a_long_stream_is_read_in_linear_time() -> None:
-    reply = completion("y" * 20_000, reasoning_content="x" * 100_000)
+    reply = completion("y" * 10_000, reasoning_content="x" * 20_000)
     raw = stream(chunks(reply, 1))
     begun = time.process_time()
     assert parse_reply(raw) == unstreamed(reply)
-    assert time.process_time() - begun < 10
+    assert time.process_time() - begun < 5
