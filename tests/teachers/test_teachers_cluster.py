@@ -18,7 +18,6 @@ import pytest
 from endpoint_server import Say, Server, completion, problems, serving
 
 from tutelage import engines
-from tutelage.ledger import Ledger
 from tutelage.records import Trace, Verdict, by_id, read_records, write_records
 from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
@@ -177,7 +176,7 @@ import os, time
 from pathlib import Path
 def check(problem, trace):
     here = Path(__file__).parent
-    if trace.id == "t1200":
+    if trace.id == "t1202":
         with open(here / "parents", "a") as file:
             print(os.getppid(), file=file)
         if not (here / "killed").exists():
@@ -198,8 +197,9 @@ def test_verdicts_are_those_of_one_process_also_when_a_worker_is_killed(
     ]
     traces = traces_file(tmp_path / "traces.parquet", 2400)
     local = plain(judge(by_id(some), traces))
-    assert len({each.status for each in local}) == 3 or {each.status for each in local} > {"correct"}
+    assert {each.status for each in local} >= {"correct", "incorrect"}
     (tmp_path / "killed").unlink()
+    (tmp_path / "parents").unlink()
     killed: list[int] = []
 
     def kill() -> None:
@@ -221,5 +221,3 @@ def test_verdicts_are_those_of_one_process_also_when_a_worker_is_killed(
     assert killed and plain(read_records(out, Verdict)) == local
     parents = (tmp_path / "parents").read_text().split()
     assert len(parents) >= 2 and parents[0] != parents[-1]
-    with Ledger(tmp_path / "unused.sqlite"):  # nothing of this went near a ledger
-        pass
