@@ -197,7 +197,7 @@ def document(result: Mapping[str, Any], questions: Path, ledger: Path) -> dict[s
         "requests_from_ledger": metrics["reused"],
         "traces": metrics["traces"],
         "failures": metrics["failures"],
-        "cost": metrics["dollars"],
+        "cost": metrics["dollars_of_traces"],
         "spent": metrics["spent"],
         "prompt_tokens": metrics["prompt_tokens"],
         "completion_tokens": metrics["completion_tokens"],

@@ -151,7 +151,7 @@ def collect_traces(ctx: JobContext[stages.Collect]) -> dict[str, Any]:
             "unknown_problem": again.unknown,
             "new": len(again.found.traces),
         }
-    metrics |= {"samples": config.samples, "traces": 0, "dollars": "0"}
+    metrics |= {"samples": config.samples, "traces": 0, "dollars_of_traces": "0"}
     if source:
         metrics |= _written(out)
     metrics |= _numbers(calls, pilot, free=config.teacher.kind in ("human", "replay"))
@@ -250,16 +250,18 @@ def _numbers(calls: Sequence[CollectResult], pilot: CollectResult | None, free: 
         "failures": dict(failures.most_common(10)),
         "prompt_tokens": _sum([call.prompt_tokens for call in calls]),
         "completion_tokens": _sum([call.completion_tokens for call in calls]),
+        "dollars": _text(_sum([call.cost for call in calls])),
         "spent": _text(_sum([call.spent for call in every])),
     }
 
 
 def _written(path: Path) -> dict[str, Any]:
-    """The number of traces in a file and what they cost together, each reply once."""
+    """The number of traces in a file and what they cost together, each reply once. Where some of them are
+    those of another stage, that is more than the `dollars` of this one."""
     table = pq.read_table(path, columns=["id", "request_key", "cost"])
     columns = (table[name].to_pylist() for name in ("request_key", "id", "cost"))
     costs = {key or name: cost for key, name, cost in zip(*columns, strict=True)}
-    return {"traces": len(table), "dollars": _text(_sum(list(costs.values())))}
+    return {"traces": len(table), "dollars_of_traces": _text(_sum(list(costs.values())))}
 
 
 def _sum(amounts: Sequence[Any]) -> Any:
