@@ -1,8 +1,13 @@
 """From an answer to a verdict."""
 
+import asyncio
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +15,7 @@ from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, Verdict
-from tutelage.verify import WorkerPool, check_trace, judge, verify
+from tutelage.verify import WorkerPool, cascade, check_trace, judge, verify
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +178,70 @@ def test_threads_other_than_the_main_one(pool: WorkerPool) -> None:
     for thread in threads:
         thread.join()
     assert [verdict.status for verdict in found] == ["correct"] * 4
+
+
+def test_verify_shares_its_workers_between_threads_and_async_code() -> None:
+    async def both() -> list[str]:
+        inside = verify(answer="$x+1$", gold="1+x", kind="math")  # blocks, but works, in a running loop
+        other = await asyncio.to_thread(verify, answer="$x+2$", gold="1+x", kind="math")
+        return [inside.status, other.status]
+
+    assert asyncio.run(both()) == ["correct", "incorrect"]
+    pool = cascade._shared_pool()
+    before = [worker.process.pid for worker in pool._all]
+    assert verify(answer="$x+3$", gold="1+x", kind="math", seconds=20).status == "incorrect"
+    assert before and [worker.process.pid for worker in pool._all] == before
+    with pytest.raises(UsageError, match="seconds"):
+        verify(answer="1", gold="1", seconds=0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_starts_workers_of_its_own() -> None:
+    code = (
+        "import os\nfrom tutelage.verify import verify\nfrom tutelage.verify import cascade\n"
+        "ask = lambda: verify(answer='$x+1$', gold='1+x', kind='math', seconds=30).status\n"
+        "assert ask() == 'correct'\nmine = cascade._shared_pool()._all[0].process.pid\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    good = ask() == 'correct' and cascade._shared_pool()._all[0].process.pid != mine\n"
+        "    cascade._shared_pool().close()\n"
+        "    os._exit(0 if good else 1)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert ask() == 'correct' and cascade._shared_pool()._all[0].process.pid == mine\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_options_of_verify_reach_the_checker() -> None:
+    assert verify(answer="99.5", gold="100", tolerance=0.01).status == "correct"
+    assert verify(answer="99.5", gold="100", metadata={"tolerance": "0.01"}).status == "correct"
+    assert verify(answer="Paris", gold="B", kind="choice", choices=["Rome", "Paris"]).status == "correct"
+    for unknown in ("numbr", "gym", "x.py", "no such"):
+        with pytest.raises(UsageError, match="unknown checker"):
+            verify(answer="1", gold="1", kind=unknown)
+
+
+def test_a_function_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dotted_checker.py").write_text("def check(problem, trace): return trace.answer == 'yes'")
+    monkeypatch.chdir(tmp_path)
+    for kind in ("dotted_checker.check", "dotted_checker:check"):
+        assert verify(answer="yes", gold="", kind=kind).status == "correct"
+        assert verify(answer="no", gold="", kind=kind).status == "incorrect"
+    with pytest.raises(UsageError, match="no function 'missing'"):
+        verify(answer="yes", gold="", kind="dotted_checker.missing")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_pool_that_is_handed_in_stays_open(pool: WorkerPool, workers: int) -> None:
+    problems = {"p": Problem("p", "q", "1+x", "math")}
+    traces = [Trace(str(i), "p", i, "m", f"$x+{i}$") for i in range(3)]
+    for _ in range(2):
+        found = [each.status for each in judge(problems, traces, pool=pool, workers=workers)]
+        assert found == ["incorrect", "correct", "incorrect"]
+    stream = judge(problems, traces, pool=pool, workers=workers)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert math(pool, "$x+1$", "1+x").status == "correct"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -71,6 +71,8 @@ def test_reads_the_number_exactly(text: str, value: Fraction) -> None:
         "1/0",
         "1/2/3",
         "9!",
+        "-(9)",
+        "5ab",
         "9" * 1001,
     ],
 )
@@ -126,6 +128,60 @@ def test_every_decimal_comes_back(units: int, places: int) -> None:
 def test_every_fraction_comes_back(numerator: int, denominator: int) -> None:
     assert only_number(f"{numerator}/{denominator}").value == Fraction(numerator, denominator)
     assert only_number(rf"\frac{{{numerator}}}{{{denominator}}}").value == Fraction(numerator, denominator)
+
+
+def spellings(value: Fraction) -> list[str]:
+    """Every understood way to write a value with a short decimal form."""
+    sign, size = ("-" if value < 0 else ""), abs(value)
+    places = 0
+    while (size * 10**places).denominator != 1:
+        places += 1
+    whole, rest = divmod(size.numerator * 10**places // size.denominator, 10**places)
+    tail = f".{rest:0{places}d}" if places else ""
+    digits, grouped = f"{whole}{tail}", f"{whole:,}{tail}"
+    found = [
+        digits,
+        grouped,
+        grouped.replace(",", "{,}"),
+        grouped.replace(",", r"\,"),
+        grouped.replace(",", "\u2009"),
+        digits.translate(str.maketrans("0123456789.", "０１２３４５６７８９．")),
+        digits.translate(str.maketrans("0123456789.", "٠١٢٣٤٥٦٧٨٩٫")),
+        "\u200b".join(digits),
+        "00" + digits,
+        f"${grouped}",
+        f"{digits}e0",
+        f"{(size * 1000).numerator}e-3" if (size * 1000).denominator == 1 else digits,
+        rf"{digits} \times 10^{{0}}",
+        f"{size.numerator}/{size.denominator}",
+        rf"\frac{{{size.numerator}}}{{{size.denominator}}}",
+        f"{digits} apples",
+        rf"{digits}\text{{ apples}}",
+        f"${digits}$",
+    ]
+    if size.denominator > 1 and whole:
+        part = size - whole
+        found.append(f"{whole} {part.numerator}/{part.denominator}")
+    return [
+        f"({sign}{digits})",
+        *(sign + text for text in found),
+        f"x = {sign}{digits}",
+        f"\u2212{digits}" if sign else digits,
+    ]
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 6))
+def test_every_spelling_is_read_back_exactly(units: int, places: int) -> None:
+    value = Fraction(units, 10**places)
+    for text in spellings(value):
+        found = only_number(text)
+        assert found.value == value, text
+
+
+@pytest.mark.parametrize("text", ["1.234,56", "1.234.567", "3,5", "3.5,4.5", "1,23", "12,34,5"])
+def test_commas_and_points_that_may_be_a_list_have_no_value(text: str) -> None:
+    found = last_number(text)
+    assert found is not None and found.value is None and "joined" in found.problem
 
 
 @given(st.text())

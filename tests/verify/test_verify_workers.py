@@ -14,6 +14,7 @@ import pytest
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, Verdict
 from tutelage.verify import WorkerPool, check_trace, judge, require_checkers
+from tutelage.verify.user import load_request
 
 CHECKER = """
 import os, sys, time
@@ -113,7 +114,7 @@ def test_a_users_verdict_keeps_its_reason_and_gets_the_right_ids(pool: WorkerPoo
 
 
 def test_failures_are_undecided_with_the_reason_and_the_pool_goes_on(pool: WorkerPool, checker: str) -> None:
-    pool.load({"op": "load-user", "checker": checker})
+    pool.load(load_request(checker))
     assert pool.memory_limited is (sys.platform != "darwin")
     pool.seconds = 0.5
     reasons = {

@@ -218,7 +218,7 @@ def require_checkers(problems: Iterable[Problem], pool: WorkerPool) -> None:
         elif checker in CHECKERS:
             continue
         elif user.is_user_checker(checker):
-            pool.load({"op": "load-user", "checker": checker})
+            pool.load(user.load_request(checker))
         else:
             raise _unknown(problem)
 

@@ -21,7 +21,7 @@ from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.decision import Decision, before_judging
 from tutelage.verify.numbers import Found, only_number, plain
 from tutelage.verify.quantities import Gold, compare, read_gold, tolerance
-from tutelage.verify.units import kinds, read_tail
+from tutelage.verify.units import Unit, kinds, read_tail
 from tutelage.verify.workers import WorkerPool
 
 MATH_LIMIT = 4000
@@ -120,18 +120,26 @@ def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
     return _by_library(wanted, line, how, marked is None, pool)
 
 
-def _units_differ(wanted: str, given: str) -> tuple[Status, str] | None:
-    """The decision on two expressions with units at their ends: math-verify drops units, and takes 2 m for
-    2 cm. None when the units agree, or one has none."""
-    ends = [_UNIT_END.search(text) for text in (given, wanted)]
-    a, b = (None if end is None else read_tail(plain(end[0])).unit for end in ends)
-    if a is None or b is None or a == b:
+def _without_unit(text: str) -> tuple[str, Unit | None]:
+    """An expression without the words or the unit at its end, and the unit where it is known."""
+    end = _UNIT_END.search(text)
+    before = "" if end is None else text[: end.start()].strip(" $")
+    if end is None or not before or before[-1] in "+-*/^=_<>,([{":  # all of it, or a part: 1/\text{e}
+        return text, None
+    unit = read_tail(plain(end[0])).unit
+    if unit is None and "\\" not in end[0]:
+        return text, None
+    dollar = "$" if text.rstrip(" .").endswith("$") else ""
+    return text[: end.start()].rstrip() + dollar, unit
+
+
+def _units_differ(unit: Unit | None, wanted: Unit | None) -> tuple[Status, str] | None:
+    """The decision on two expressions whose units differ; None when they agree, or one has none."""
+    if unit is None or wanted is None or set(unit.readings) & set(wanted.readings):
         return None
-    if not kinds(a) & kinds(b):
-        return "incorrect", f"unit differs: {a.name} for {b.name}"
-    if set(a.readings) & set(b.readings):
-        return None
-    return "undecided", f"units differ, {a.name} and {b.name}, and are not converted in expressions"
+    if not kinds(unit) & kinds(wanted):
+        return "incorrect", f"unit differs: {unit.name} for {wanted.name}"
+    return "undecided", f"units differ, {unit.name} and {wanted.name}, and are not converted in expressions"
 
 
 def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPool) -> Decision:
@@ -142,7 +150,9 @@ def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPoo
         return "undecided", reason, "math", line
     if len(wanted) > MATH_LIMIT:
         return "undecided", f"the gold answer has {len(wanted):,} characters", "math", line
-    if (apart := _units_differ(wanted, given)) is not None:
+    given, unit = _without_unit(given)
+    wanted, wanted_unit = _without_unit(wanted)
+    if (apart := _units_differ(unit, wanted_unit)) is not None:
         return apart[0], f"{how}: {apart[1]}", "number", given
     if (deepest := max(depth(given), depth(wanted))) > DEPTH_LIMIT:
         return (

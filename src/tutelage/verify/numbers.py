@@ -63,9 +63,10 @@ _TOKEN = re.compile(
 _SIMPLE = re.compile(r"\s{0,8}([$]?)(-?[0-9]{1,15}(?:\.[0-9]{1,15})?)\.?\s{0,8}")
 _LIST = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")
 _UNIT_POWER = re.compile(r"[A-Za-z]\s*\^\s*\{?\s*-?$")
-_INSIDE = re.compile(r"(?:[\d)}\]]\s*\^|\\sqrt|√|\\log|\\ln|_)\s*[{(\[]*\s*-?$")
+_INSIDE = re.compile(r"-[({\[]+\s*-?$|(?:[\d)}\]]\s*\^|\\sqrt|√|\\log|\\ln|_)\s*[{(\[]*\s*-?$")
 _NOT_PLAIN = re.compile(r"[\d\\+*/^=<>√π∞_×÷!]|(?<![^\W_°])(?![aAmgshlLCFKI])[^\W\d_](?![^\W_])")
 _ATTACHED = re.compile(r"[A-Za-z]{1,3}(?![^\W\d_])")
+_MONEY = re.compile(r"-?[$][ ]?-?[\d.]")
 _RATE = re.compile(r"(?<=[a-z])\s*/\s*(?=(?:s|h|hr|sec|second|min|minute|hour)\b)")
 _ENDINGS = frozenset({"st", "nd", "rd", "th"})
 
@@ -223,7 +224,9 @@ def only_number(text: str, *, equations: bool = True) -> Found:
         return Found(shown, None, f"more than {MAX_TEXT:,} characters")
     if not equations and "=" in text:
         return Found(shown, None, "an equation")
-    window = re.split(r"=|≈|\\approx", plain(text))[-1].strip().strip("$").strip()
+    window = re.split(r"=|≈|\\approx", plain(text))[-1].strip()
+    if window.count("$") > 1 or not _MONEY.match(window):  # the signs of LaTeX, or half a pair of them
+        window = window.strip("$").strip()
     window = re.sub(r"\A([-+])\s+", r"\1", window)
     tokens = [match for match, _ in _tokens(window)]
     if not tokens:
@@ -231,11 +234,12 @@ def only_number(text: str, *, equations: bool = True) -> Found:
     if len(tokens) > 1:
         return Found(shown, None, "several numbers")
     match = tokens[0]
-    # "5x", "5ab", "5π" and "√5" are not 5; "5 apples", "5cm", "5 m/s" and "(5)" are.
+    # "5x", "5ab", "5π", "√5" and "-(5)" are not 5; "5 apples", "5cm", "5 m/s" and "(5)" are.
     rest = window[: match.start()] + " " + window[match.end() :]
     rest = re.sub(r"(?<=[A-Za-z])\s*\^\s*\{?-?\d\}?", "", rest).replace("\\\\", "")
     word = _ATTACHED.match(window, match.end())
+    negated = re.search(r"-\s*[({\[][({\[\s]*$", window[: match.start()])
     factor = word is not None and word[0].lower() not in _ENDINGS and read_tail(word[0]).unit is None
-    if factor or _NOT_PLAIN.search(_RATE.sub(" per ", rest)):
+    if negated or factor or _NOT_PLAIN.search(_RATE.sub(" per ", rest)):
         return Found(shown, None, "not a plain number")
     return _found(match)

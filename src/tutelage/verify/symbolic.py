@@ -19,6 +19,7 @@ from functools import lru_cache
 from typing import Any
 
 import sympy  # type: ignore[import-untyped]
+from latex2sympy2_extended import NormalizationConfig  # type: ignore[import-untyped]
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 from math_verify import verify as equal
 
@@ -28,7 +29,9 @@ _DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
 _PROSE = re.compile(r"(?<!\\)\b[A-Za-z]{3,}\b")
 _WORDS = re.compile(r"[^\W\d_]{3,}(?:[ '-][^\W\d_]+)*")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\*?\}")
-_WHOLE = [LatexExtractionConfig(boxed_match_priority=0)]
+# Its list of units has ab, st and m: 5ab would be 5. The caller takes units off (`mathematics`).
+_FORM = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
+_WHOLE = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_FORM)]
 _PROSE_TOO = [*_WHOLE, ExprExtractionConfig()]
 _NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a", "inf", "infinity", "undefined"})
 _EXACT = sympy.Rational(1, 10**12)

@@ -6,8 +6,9 @@ Promises: factors are Fractions (1 inch is 127/5000 m), so a conversion never ro
 meanings (pounds: mass or sterling; ounces: mass or volume; cents) keeps them all; an unknown word ("apples")
 is no unit.
 Does not: know every unit. Not read: data sizes, energy, force; inches as `"` and feet as `'`; `K` for
-kelvin, `M` for million and `t` for tonne (more often something else); `in` inside a sentence; "per hour"
-after anything but a length (so $18 per hour reads as $18). Years and months are exact among themselves only.
+kelvin, `M` for million and `t` for tonne (more often something else); a `$` after the number (it is LaTeX's);
+`in` inside a sentence; "per hour" after anything but a length (so $18 per hour reads as $18). Years and
+months are exact among themselves only.
 
 A table of our own and not pint: a text of a model must not reach an expression parser, "pounds" must keep two
 meanings, and what is needed is eighty names and one multiplication.
@@ -100,7 +101,7 @@ _NAME = re.compile(
     (?P<power>(?:square|sq\.?|cubic|cu\.?)\s+)?
     (?:(?:°|degrees?)\s*(?P<degree>C|F|celsius|fahrenheit)\b
       |(?P<fluid>fluid\s+ounces?|fl\.?\s*oz)\b
-      |(?P<word>[A-Za-zµ]+|[$€£¥₹¢])
+      |(?P<word>[A-Za-zµ]+|[€£¥₹¢])
     )
     (?:\s*\^\s*\{?\s*(?P<exponent>[23])\s*\}?(?!\d)|(?P<raised>[²³]))?
     (?:\s*(?:/|per\b)\s*(?P<per>[A-Za-z]+))?
@@ -108,6 +109,7 @@ _NAME = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ENDED = re.compile(r"\s*(?:[.,;:!?)\]}$*]|\^|/|²|³|\Z)")
+_CLOSING = re.compile(r"\$(?![ ]?\d)")
 _BEFORE = re.compile(r"(?:(?<![A-Za-z])(USD|EUR|GBP|JPY|INR|CHF|Rs)\.?|([$€£¥₹]))\s*-?\s*\Z")
 
 
@@ -147,7 +149,10 @@ def _named(match: re.Match[str]) -> Unit | None:
 
 def read_tail(after: str, before: str = "") -> Tail:
     """What the plain text `after` a number says about it; `before` is the text up to the number, for a
-    currency sign or code."""
+    currency sign or code. In `$18 kg$` and `$m = 18$ kg` the signs are those of LaTeX."""
+    if (dollar := _CLOSING.search(after)) is not None:
+        after = after[: dollar.start()] + after[dollar.end() :]
+        before = before.removesuffix("$")
     scale = _SCALE.match(after)
     name = "" if scale is None else scale[1].lower()
     value = _SCALES[name] if name else Fraction(1)

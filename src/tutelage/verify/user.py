@@ -37,6 +37,7 @@ def split(checker: str) -> tuple[str, str]:
     place, colon, function = checker.rpartition(":")
     if not colon and all(part.isidentifier() for part in checker.split(".")):
         place, _, function = checker.rpartition(".")
+        place = "" if function == "py" else place  # a file without a function
     return (place, function) if place and function.isidentifier() else ("", "")
 
 
@@ -133,16 +134,23 @@ def run(checker: str, problem: Problem, trace: Trace) -> Verdict:
         return Verdict(trace.id, problem.id, "undecided", reason, "user", None)
 
 
+def load_request(checker: str) -> dict[str, str]:
+    """What tells a worker to load the function. Names the current directory, because a worker that serves
+    a whole process may have started in another."""
+    folder = Path.cwd()
+    return {"op": "load-user", "checker": absolute(checker, folder), "folder": str(folder)}
+
+
 def decide(problem: Problem, trace: Trace, pool: WorkerPool) -> Decision:
     """Call the user's function in a worker process. It sees the whole trace."""
-    checker = problem.checker
+    load = load_request(problem.checker)
     request = {
         "op": "user",
-        "checker": checker,
+        "checker": load["checker"],
         "problem": to_json(problem),
         "trace": to_json(trace),
     }
-    reply = pool.ask(request, {"op": "load-user", "checker": checker})
+    reply = pool.ask(request, load)
     if "failed" in reply:
         return "undecided", f"the checker: {reply['failed']}", "user", None
     found = Verdict(**reply["verdict"])

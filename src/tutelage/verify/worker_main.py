@@ -67,6 +67,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 
             return gym_scorers.scores(request["task"], request["entry"], request["answers"])
         case "load-user":
+            if request["folder"] not in sys.path:
+                sys.path.append(request["folder"])
             user.load_function(request["checker"])
             return {"loaded": request["checker"]}
         case "user":
