@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from tutelage import engines
 from tutelage.engines import spread
-from tutelage.errors import UsageError
+from tutelage.errors import PartialError, UsageError
 
 opened: list[str] = []
 
@@ -55,3 +59,45 @@ def test_a_cluster_that_is_not_there_is_one_line() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=True)
     assert done.stdout.startswith("no Ray cluster at 127.0.0.1:9: ")
     assert "refused" in done.stdout and done.stdout.count("\n") == 1
+
+
+class Worker(engines._Worker):
+    """A worker whose piece was begun so many times."""
+
+    begun = 1
+
+    def _begun(self, number: int) -> int:
+        return self.begun
+
+
+@contextmanager
+def refusing() -> Iterator[Callable[[int], int]]:
+    def refuse(number: int) -> int:
+        raise UsageError(f"field {number}: bad")
+
+    yield refuse
+
+
+def worked(worker: engines._Worker, piece: Any) -> tuple[Any, Any]:
+    pickled = pa.array([pickle.dumps(piece)], pa.large_binary())
+    found: tuple[Any, Any] = pickle.loads(
+        worker(pa.table({"number": [7], "piece": pickled}))["result"][0].as_py()
+    )
+    return found
+
+
+def test_a_worker_gives_back_results_and_errors_that_people_can_act_on() -> None:
+    pytest.importorskip("ray")
+    assert worked(Worker(doubling, None), 21) == (None, 42)
+    error, nothing = worked(Worker(refusing, None), 3)
+    assert isinstance(error, UsageError) and str(error) == "field 3: bad" and nothing is None
+
+
+def test_a_piece_that_takes_every_worker_down_ends_the_run() -> None:
+    pytest.importorskip("ray")
+    worker = Worker(doubling, None)
+    worker.begun = engines.TRIES
+    assert worked(worker, 1) == (None, 2)
+    worker.begun += 1
+    error, _ = worked(worker, 1)
+    assert isinstance(error, PartialError) and "died 4 times" in str(error)

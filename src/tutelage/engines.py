@@ -171,12 +171,15 @@ class _Worker:
         ]
         return pa.table({"result": pa.array(found, pa.large_binary())})
 
-    def _one(self, number: int, piece: bytes) -> tuple[TutelageError | None, Any]:
+    def _begun(self, number: int) -> int:
         import ray
+
+        return int(ray.get(self._tries.begin.remote(number)))
+
+    def _one(self, number: int, piece: bytes) -> tuple[TutelageError | None, Any]:
         from ray import cloudpickle
 
-        begun = ray.get(self._tries.begin.remote(number))
-        if begun > TRIES:
+        if self._begun(number) > TRIES:
             text = f"piece {number}: its worker process died {TRIES} times (out of memory?), last before"
             return PartialError(f"{text} a try on {socket.gethostname()}"), None
         try:
