@@ -248,3 +248,15 @@ def test_the_filter_is_a_valid_program() -> None:
                 operation = int.from_bytes(code[8 * at : 8 * at + 2], sys.byteorder)
                 if operation & 0x07 == 0x05:  # every jump stays inside
                     assert at + 1 + max(code[8 * at + 2], code[8 * at + 3]) < count
+
+
+@needs_one
+def test_a_crash_leaves_no_core_and_the_limit_on_it_stays() -> None:
+    text = (
+        "import resource\n"
+        "for limit in ((0, 0), (0, 1)):\n"
+        "    try: resource.setrlimit(resource.RLIMIT_CORE, limit); print('set')\n"
+        "    except (OSError, ValueError): pass\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))\nprint('end')"
+    )
+    assert program(text).stdout == b"end\n"

@@ -83,14 +83,13 @@ def confine(job: Job) -> None:
         ("FSIZE", limits["scratch"]),
         ("NPROC", limits["nproc"]),
         ("NOFILE", 64),
-        ("CORE", 0),
+        ("CORE", 1),  # 0 would still allow a dump that is piped to a program of the machine
+        ("RTPRIO", 0),
         ("MEMLOCK", 0),
         ("MSGQUEUE", 0),
         ("STACK", 2**26),
     ):
-        kind = getattr(resource, f"RLIMIT_{name}", None)
-        if kind is None:
-            continue
+        kind = getattr(resource, f"RLIMIT_{name}")
         hard = resource.getrlimit(kind)[1]
         wanted = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (wanted, wanted + 1 if name == "CPU" and wanted == value else wanted))

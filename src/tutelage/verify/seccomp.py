@@ -135,11 +135,14 @@ _SIGNALS: dict[str, tuple[int, int]] = {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
 }
-_CLONE, _CLONE3, _SOCKET, _PRLIMIT = (56, 220), (435, 435), (41, 198), (302, 261)
+_CLONE, _CLONE3, _SOCKET = (56, 220), (435, 435), (41, 198)
+_PRLIMIT, _SETRLIMIT = (302, 261), (160, 164)
+_RLIMIT_CORE = 4
+"""Set to 1 by `judged`, which also stops dumps that are piped to a program of the machine (0 would not)."""
 
 _LOAD, _AND, _EQUAL, _GREATER, _RETURN = 0x20, 0x54, 0x15, 0x25, 0x06
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
-_AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENT = 0, 4, 16
+_AT_NUMBER, _AT_ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 
 
 def supported() -> bool:
@@ -169,26 +172,39 @@ def filter_program(*, namespaces: bool, signals_scoped: bool = True) -> bytes:
     for numbers in denied.values():
         if numbers[column] != _NONE:
             program += [_one(_EQUAL, numbers[column], 0, 1), _fail(errno.EPERM)]
-    program += [
-        _one(_EQUAL, _CLONE[column], 0, 4),
-        _one(_LOAD, _AT_ARGUMENT),
-        _one(_AND, _NEW_NAMESPACES),
-        _one(_EQUAL, 0, 9, 0),
-        _fail(errno.EPERM),
-        _one(_EQUAL, _PRLIMIT[column], 0, 3),
-        _one(_LOAD, _AT_ARGUMENT),
-        _one(_EQUAL, 0, 5, 0),  # 0 is the caller itself
-        _fail(errno.EPERM),
-        _one(_EQUAL, _SOCKET[column], 0, 3),
-        _one(_LOAD, _AT_ARGUMENT),
-        _one(_EQUAL, _UNIX, 1, 0),
-        _one(_EQUAL, _INET, 0, 1),
-        _one(_RETURN, _ALLOW),
-        _one(_EQUAL, _INET6, 0, 1),
-        _one(_RETURN, _ALLOW),
-        _fail(errno.EAFNOSUPPORT),
-    ]
-    return b"".join(program)
+    program += _when(
+        _CLONE[column],
+        [_one(_LOAD, _ARGUMENTS), _one(_AND, _NEW_NAMESPACES), _one(_EQUAL, 0, 1, 0), _fail(errno.EPERM)],
+    )
+    program += _when(
+        _SOCKET[column],
+        [
+            _one(_LOAD, _ARGUMENTS),
+            *(_one(_EQUAL, family, left, 0) for family, left in ((_UNIX, 3), (_INET, 2), (_INET6, 1))),
+            _fail(errno.EAFNOSUPPORT),
+        ],
+    )
+    program += _when(
+        _PRLIMIT[column],
+        [
+            _one(_LOAD, _ARGUMENTS),
+            _one(_EQUAL, 0, 1, 0),  # 0 is the caller itself
+            _fail(errno.EPERM),
+            _one(_LOAD, _ARGUMENTS + 8),
+            _one(_EQUAL, _RLIMIT_CORE, 0, 1),
+            _fail(errno.EPERM),
+        ],
+    )
+    program += _when(
+        _SETRLIMIT[column],
+        [_one(_LOAD, _ARGUMENTS), _one(_EQUAL, _RLIMIT_CORE, 0, 1), _fail(errno.EPERM)],
+    )
+    return b"".join([*program, _one(_RETURN, _ALLOW)])
+
+
+def _when(number: int, checks: list[bytes]) -> list[bytes]:
+    """Instructions that are skipped for other calls; a call that passes them is allowed."""
+    return [_one(_EQUAL, number, 0, len(checks) + 1), *checks, _one(_RETURN, _ALLOW)]
 
 
 def _one(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
