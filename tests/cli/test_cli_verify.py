@@ -74,7 +74,7 @@ def test_verdicts_are_written(folder: Path, capfd: pytest.CaptureFixture[str], n
 def test_parquet_math_agreement_and_tolerance(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     table = pa.table({"answer": [r"\boxed{\frac{1}{2}}", "1.01"], "gold": ["0.5", "1"]})
     pq.write_table(table, "a.parquet")
-    code, out, _ = run(capfd, "a.parquet", "--kind", "math", "--agreement", "--json")
+    code, out, _ = run(capfd, "a.parquet", "--kind", "math", "--agreement", "--json", "--seconds", "60")
     document = json.loads(out)
     assert (code, document["correct"], document["incorrect"]) == (0, 1, 1)
     assert document["agreement"]["judges"] == ["rule", "second parser"]

@@ -23,6 +23,6 @@ def test_train_and_test_share_no_problem_and_are_judged(tmp_path: Path) -> None:
     ]
     write_records(tmp_path / "t.parquet", traces, Trace)
     inputs = {"problems": str(test), "traces": str(tmp_path / "t.parquet")}
-    metrics = run_single("verify", {}, tmp_path / "v.parquet", inputs=inputs)["metrics"]
+    metrics = run_single("verify", {"seconds": 60.0}, tmp_path / "v.parquet", inputs=inputs)["metrics"]
     assert (metrics["correct"], metrics["incorrect"], metrics["methods"]) == (10, 10, {"gym": 20})
     assert len(read_records(tmp_path / "v.parquet", Verdict)) == 20

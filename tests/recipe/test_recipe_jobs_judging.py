@@ -38,7 +38,7 @@ def prepared(
 
 def judged(folder: Path, **settings: Any) -> tuple[dict[str, Any], list[Verdict]]:
     inputs = {"problems": str(folder / "q.parquet"), "traces": str(folder / "t.parquet")}
-    result = run_single("verify", settings, folder / "v.parquet", inputs=inputs)
+    result = run_single("verify", {"seconds": 60.0, **settings}, folder / "v.parquet", inputs=inputs)
     return result["metrics"], read_records(folder / "v.parquet", Verdict)
 
 

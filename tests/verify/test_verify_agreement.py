@@ -73,7 +73,7 @@ def test_the_text_and_the_document() -> None:
 
 
 def test_second_parsers() -> None:
-    with WorkerPool() as pool:
+    with WorkerPool(seconds=60) as pool:
 
         def said(kind: str, gold: str | None, answer: str) -> tuple[str, str]:
             status, _, method, _ = second_parser(Problem("p", "q", gold, kind), answer, pool)

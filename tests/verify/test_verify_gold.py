@@ -19,7 +19,7 @@ def problem(gold: str | None, kind: str, name: str = "p", **metadata: Any) -> Pr
 
 
 def failing(gold: str | None, kind: str, **metadata: Any) -> list[tuple[str, str]]:
-    return [(each.test, each.reason) for each in check_gold([problem(gold, kind, **metadata)])]
+    return [(each.test, each.reason) for each in check_gold([problem(gold, kind, **metadata)], seconds=60)]
 
 
 @pytest.mark.parametrize("gold", ["72", "0", "-3", "1,234", "0.5", "3/4", "$18", "50%", "1.5e3", "9", "1/9"])
@@ -67,7 +67,7 @@ GOOD_MATHEMATICS = [
 
 
 def test_good_mathematics() -> None:
-    assert check_gold([problem(gold, "math", gold) for gold in GOOD_MATHEMATICS]) == []
+    assert check_gold([problem(gold, "math", gold) for gold in GOOD_MATHEMATICS], seconds=60) == []
 
 
 def test_mathematics_that_cannot_be_judged() -> None:

@@ -34,7 +34,7 @@ RUN_BY_SCORER = {
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[WorkerPool]:
-    with WorkerPool(seconds=20) as pool:
+    with WorkerPool(seconds=60) as pool:
         yield pool
 
 
@@ -192,9 +192,10 @@ def test_answers_of_the_tasks_that_would_run_them(pool: WorkerPool, tmp_path: Pa
     assert not canary.exists()
 
 
-def test_a_hanging_scorer_is_a_timeout() -> None:
+@pytest.mark.slow
+def test_a_hanging_scorer_is_stopped_and_the_next_answer_judged() -> None:
     problem = item("countdown")
-    with WorkerPool(seconds=1.0) as pool:
+    with WorkerPool(seconds=3.0) as pool:
         found = gym.decide(problem, "9**9**9**9", pool)
         assert found[0] in ("undecided", "incorrect")  # sympy may refuse it at once
         assert status(problem, str(problem.gold), pool) == "correct"

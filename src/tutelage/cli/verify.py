@@ -58,6 +58,9 @@ def verify(
     engine: Annotated[
         Literal["local", "ray"] | None, typer.Option("--engine", help="This machine, or a Ray cluster.")
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="How many are judged at once.")
+    ] = None,
     weaker: Annotated[
         bool,
         typer.Option(
@@ -125,12 +128,13 @@ def verify(
             f"tutelage verify: {said}; give one of FILE, --problems with --traces, or --check-gold FILE"
         )
     if gold_file is not None:
-        _check_gold(gold_file, kind, columns, seconds, tolerance, weaker, as_json)
+        _check_gold(gold_file, kind, columns, seconds, tolerance, workers, weaker, as_json)
         return
     given: dict[str, Any] = {
         "seconds": seconds,
         "tolerance": tolerance,
         "engine": engine,
+        "workers": workers,
         "allow_weaker_sandbox": weaker or None,
         "judge": verifying.judge_settings(
             judge,
@@ -178,6 +182,7 @@ def _check_gold(
     columns: list[str] | None,
     seconds: float | None,
     tolerance: float | None,
+    workers: int | None,
     weaker: bool,
     as_json: bool,
 ) -> None:
@@ -191,6 +196,7 @@ def _check_gold(
             columns=columns,
             seconds=seconds or 5.0,
             tolerance=tolerance,
+            workers=workers or 1,
             allow_weaker_sandbox=weaker,
             progress=progress,
         ),
