@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tutelage.errors import UsageError
 from tutelage.records import Problem
 from tutelage.teachers.endpoint import EndpointTeacher, request_body
-from tutelage.teachers.keys import read_key
 from tutelage.teachers.money import price
 from tutelage.teachers.orders import Order
 
@@ -65,6 +64,50 @@ def test_text_completions_have_a_prompt() -> None:
     assert TEACHER.url == "http://host/v1/chat/completions"
 
 
+def test_messages_have_their_system_beside_them_and_a_limit() -> None:
+    teacher = replace(TEACHER, api="messages", system="Be brief.", max_tokens=9, extra={"top_k": 5})
+    assert request_body(teacher, PROBLEM, 0) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": PROBLEM.question}],
+        "system": "Be brief.",
+        "max_tokens": 9,
+        "top_k": 5,
+    }
+    assert teacher.url == "http://host/v1/messages"
+    assert teacher.headers("sk-1") == {"x-api-key": "sk-1", "anthropic-version": "2023-06-01"}
+    assert teacher.headers("") == {"anthropic-version": "2023-06-01"}
+    teacher.check()
+
+
+def test_keys_of_openai_servers_are_bearer_tokens() -> None:
+    assert TEACHER.headers("sk-1") == {"Authorization": "Bearer sk-1"}
+    assert TEACHER.headers("") == {}
+
+
+@pytest.mark.parametrize(
+    ("api", "asked"),
+    [
+        ("chat", {"stream": True, "stream_options": {"include_usage": True}}),
+        ("completions", {"stream": True, "stream_options": {"include_usage": True}}),
+        ("messages", {"stream": True}),
+    ],
+)
+def test_a_stream_is_asked_for_with_its_counts(api: Any, asked: dict[str, Any]) -> None:
+    plain = replace(TEACHER, api=api, max_tokens=9)
+    body = request_body(replace(plain, stream=True), PROBLEM, 0)
+    assert body == {**request_body(plain, PROBLEM, 0), **asked}
+    # A server that does not know the option can be spared it.
+    spared = replace(plain, stream=True, extra={"stream_options": None})
+    spared.check()
+    assert request_body(spared, PROBLEM, 0)["stream_options"] is None
+
+
+def test_a_stream_may_be_long_but_not_silent() -> None:
+    assert replace(TEACHER, timeout_s=60.0).limits(1000.0) == (60.0, None)
+    assert replace(TEACHER, timeout_s=60.0).limits(10.0) == (10.0, None)
+    assert replace(TEACHER, timeout_s=60.0, stream=True).limits(1000.0) == (1000.0, 60.0)
+
+
 @given(st.text())
 def test_any_question_makes_a_body_that_is_utf8_json(question: str) -> None:
     [order] = orders(TEACHER, [Problem(id="p", question=question)], 1)
@@ -92,6 +135,7 @@ CHANGES: list[dict[str, Any]] = [
     {"extra": {"x": 1}},
     {"max_tokens": 5},
     {"seed": 0},
+    {"stream": True},
 ]
 
 
@@ -109,6 +153,8 @@ def test_what_changes_the_request_changes_the_key(change: dict[str, Any]) -> Non
         {"retries": 0},
         {"timeout_s": 1.0},
         {"price": price(1, 1)},
+        {"reasoning": True, "reasoning_within": 3},
+        {"requests_per_s": 1.0, "tokens_per_min": 5},
         {"budget": Decimal(1), "price": price(1, 1), "max_tokens": None},
         {"name": "x"},
         {"key_env": "K"},
@@ -137,6 +183,10 @@ def test_what_does_not_change_the_request_keeps_the_key(change: dict[str, Any]) 
         ({"sampling": {"temperature": float("nan")}}, "sampling.temperature: cannot be sent as JSON"),
         ({"prompt": "hi"}, "prompt: has no {question}"),
         ({"api": "completions", "system": "s"}, "system: text completions"),
+        ({"api": "messages"}, "max_tokens: messages servers want one"),
+        ({"api": "messages", "max_tokens": 1, "seed": 1}, "seed: messages servers have none"),
+        ({"api": "messages", "max_tokens": 1, "max_tokens_field": "x"}, "max_tokens_field: messages servers"),
+        ({"api": "messages", "max_tokens": 1, "extra": {"system": "s"}}, "extra.system: give it as system"),
         ({"concurrency": 0}, "concurrency: 0"),
         ({"max_tokens": 0}, "max_tokens: 0"),
         ({"deadline_s": 0.0}, "deadline_s: 0.0"),
@@ -150,33 +200,3 @@ def test_settings_that_cannot_work_name_their_field(change: dict[str, Any], mess
     with pytest.raises(UsageError) as caught:
         replace(TEACHER, **change).check()
     assert str(caught.value).startswith(message)
-
-
-def test_the_key_comes_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert read_key(TEACHER.key_env) == ""
-    monkeypatch.setenv("MY_KEY", " sk-1\n")
-    teacher = replace(TEACHER, key_env="MY_KEY")
-    assert read_key(teacher.key_env) == "sk-1"
-    assert "sk-1" not in repr(teacher) + repr(asdict(teacher)) + orders(teacher, [PROBLEM], 1)[0].debt.request
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("NOT_SET", None, "key_env: the environment variable NOT_SET is not set"),
-        ("MY_KEY", "  ", "MY_KEY is not set"),
-        ("MY_KEY", "sk-secret\r\nX: y", "MY_KEY holds something that cannot be a key"),
-        ("MY_KEY", "sk-secret clé", "MY_KEY holds something that cannot be a key"),
-        ("sk-secret", None, "key_env: give the NAME"),
-    ],
-)
-def test_a_missing_or_mistaken_key_is_one_line_without_the_key(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str | None, message: str
-) -> None:
-    if value is not None:
-        monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError) as caught:
-        read_key(name)
-    assert message in str(caught.value)
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
