@@ -142,3 +142,24 @@ def test_a_secret_in_the_address_is_refused_and_not_shown(url: str) -> None:
 
 def test_trailing_slashes_do_not_matter() -> None:
     assert check_url("https://host/v1/") == check_url(" https://host/v1") == "https://host/v1"
+
+
+def test_silence_in_the_middle_of_a_stream_is_a_timeout_of_its_own() -> None:
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for _ in range(6):
+            writer.write(b"data: 1\n\n")
+            await writer.drain()
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(silence)
+        writer.close()
+
+    silence = 0.0
+    assert post(drip, timeout=30, idle=0.4).raw == b"data: 1\n\n" * 6
+    silence = 5.0
+    with pytest.raises(WireError, match=r"nothing came for 0\.4 s") as caught:
+        post(drip, timeout=30, idle=0.4)
+    assert caught.value.kind == "timeout"
+    with pytest.raises(WireError, match=r"no whole reply within 0\.3 s"):
+        post(drip, timeout=0.3, idle=30)

@@ -65,6 +65,30 @@ LAYOUTS: list[tuple[str, dict[str, Any]]] = [
         },
     ),
     ("gemini", {"question": Q, "solution": "?", "gemini_thinking_trajectory": "6*7", "gemini_attempt": "42"}),
+    ("s1k", {"question": Q, "solution": "?", "thinking_trajectories": ["6*7"], "attempt": "42", "cot": None}),
+    ("s1k", {"question": Q, "thinking_trajectories": "6*7", "attempt": "42"}),
+    (
+        "conversations",
+        {
+            "conversations": [
+                {"from": "system", "value": "Think first."},
+                {"from": "user", "value": Q},
+                {"from": "assistant", "value": "<think>\n6*7\n</think>\n\n42"},
+            ]
+        },
+    ),
+    (
+        "generations",
+        {
+            "problem": Q,
+            "answer": "?",
+            "generations": ["<think>6*7</think>42"],
+            "finish_reasons": None,
+            "is_reasoning_complete": [True],
+            "correctness_math_verify": [True],
+        },
+    ),
+    ("plain", {"problem": Q, "gtruth_answer": "?", "message_thinking": "6*7", "message_content": "42"}),
     ("plain", {"question": Q, "thinking": "6*7", "answer": "42"}),
     ("plain", {"prompt": Q, "response": "6*7</think>42", "answer": "?"}),
     ("plain", {"id": "six", "reasoning": "6*7", "answer": 42}),
@@ -77,6 +101,28 @@ def test_every_layout_is_read(tmp_path: Path, layout: Any, row: dict[str, Any], 
     result = play(ReplayTeacher("rec", lines(tmp_path, row), "auto" if auto else layout))
     assert [(t.thinking, t.answer, t.sample, t.maker) for t in result.traces] == [("6*7", "42", 0, "rec")]
     assert result.failed == []
+
+
+def test_a_generation_whose_thinking_is_not_complete_was_cut_off(tmp_path: Path) -> None:
+    """Older parts of OpenR1-Math have no finish reasons; without an answer there is no closing tag either."""
+    row = {
+        "problem": Q,
+        "generations": ["So <think>6*", "<think>6*7</think>42", "<think>6*7</think>42"],
+        "is_reasoning_complete": [False, True, False],
+        "finish_reasons": [None, None, "stop"],
+    }
+    traces = play(ReplayTeacher("rec", lines(tmp_path, row)), samples=3).traces
+    assert [(t.thinking, t.answer, t.finish_reason) for t in traces] == [
+        ("6*", "So", "length"),
+        ("6*7", "42", "unknown"),
+        ("6*7", "42", "stop"),
+    ]
+
+
+def test_several_trajectories_are_several_samples(tmp_path: Path) -> None:
+    row = {"question": Q, "thinking_trajectories": ["a", "b"], "attempt": "42"}
+    traces = play(ReplayTeacher("rec", lines(tmp_path, row)), samples=2).traces
+    assert [(t.thinking, t.answer, t.sample) for t in traces] == [("a", "42", 0), ("b", "42", 1)]
 
 
 def test_gemini_is_chosen_by_name(tmp_path: Path) -> None:

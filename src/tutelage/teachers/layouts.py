@@ -44,9 +44,25 @@ Layout = Literal[
 ]
 Row = Mapping[str, Any]
 Columns = Mapping[str, str]
-THINKING = ("thinking", "reasoning_content", "reasoning", "rationale", "chain_of_thought")
+THINKING = (
+    "thinking",
+    "reasoning_content",
+    "reasoning",
+    "message_thinking",
+    "rationale",
+    "chain_of_thought",
+)
 # `answer` and `solution` come late: beside a model's text they hold the reference answer.
-ANSWER = ("response", "output", "completion", "generation", "answer", "text", "solution")
+ANSWER = (
+    "message_content",
+    "response",
+    "output",
+    "completion",
+    "generation",
+    "answer",
+    "text",
+    "solution",
+)
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 
 
