@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from tutelage.recipe.decoding import Policy, Sampling
 from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.teachers import EndpointTeacher, Teacher
 
@@ -32,26 +33,6 @@ class Template(Settings):
     think_open: str = "<think>"
     think_close: str = "</think>"
     thinking: bool = True
-
-
-class Policy(Settings):
-    """The thinking policy (see `think.policy.ThinkingPolicy`)."""
-
-    min_tokens: int = 0
-    max_tokens: int | None = None
-    refuse_closes: int = 0
-    wait: str | tuple[str, ...] | None = None
-    max_waits: int | None = None
-    close_text: str = ""
-    answer_reserve: int = 32
-
-
-class Sampling(Settings):
-    """How tokens are chosen; temperature 0 is greedy."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
 
 
 class LabProblems(StageConfig):
