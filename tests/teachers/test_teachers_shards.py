@@ -1,4 +1,4 @@
-"""Shards of a ledger: dealt, bought, merged. The workers run in this process; see also the cluster's tests."""
+"""Shards of a ledger: dealt, bought, merged, by workers in this process; see the cluster tests too."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from hypothesis import strategies as st
 from tutelage import engines
 from tutelage.errors import BudgetError, PartialError, UsageError
 from tutelage.ledger import Ledger
-from tutelage.records import Problem, Trace
-from tutelage.teachers import money, shards
+from tutelage.records import Problem, read_records
+from tutelage.teachers import money, shard_files, shards
 from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.replay import ReplayTeacher
 from tutelage.teachers.shard_counts import Counts, read_counts, write_counts
 from tutelage.teachers.shard_files import Shard, open_merged, shard_folder, sole_use
 from tutelage.teachers.shards import collect_sharded
+from tutelage.teachers.stored import Orders
 
 
 def echo(number: int, body: dict[str, Any]) -> Say:
@@ -94,6 +95,26 @@ def test_equal_texts_are_bought_once(tmp_path: Path, in_process: list[int]) -> N
         found = collect_sharded(same, teacher, samples=2, ledger_path=tmp_path / "l.sqlite", workers=2)
         assert len(server.bodies) == 2
     assert len(found.traces) == 600 and found.bought == 2
+
+
+@pytest.mark.parametrize("samples", [1, 3, 7])
+def test_each_request_is_in_one_shard_once_and_its_problem_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    monkeypatch.setattr(shard_files, "PILE", 10)
+    teacher = EndpointTeacher("http://localhost/v1", "m")
+    orders = Orders(teacher, problems(50), samples)
+    dealt = shard_files.deal((orders.order(number) for number in range(len(orders))), tmp_path, 3)
+    keys: list[str] = []
+    for shard, count in zip(dealt.shards, dealt.counts, strict=True):
+        with Ledger(shard.ledger, exclusive=True) as ledger:
+            found = [row.key for row in ledger.of_teacher(orders.order(0).debt.teacher)]
+        ids = [problem.id for problem in read_records(shard.problems, Problem)]
+        assert len(found) == count and len(set(ids)) == len(ids)
+        mine = Orders(teacher, read_records(shard.problems, Problem), samples)
+        assert set(found) <= {mine.key(number) for number in range(len(mine))}
+        keys += found
+    assert sorted(keys) == sorted(orders.key(number) for number in range(len(orders)))
 
 
 def test_one_bad_row_does_not_stop_the_others(tmp_path: Path, in_process: list[int]) -> None:
@@ -292,15 +313,12 @@ def test_a_teacher_that_lives_in_this_process_is_refused(tmp_path: Path) -> None
         collect_sharded(problems(2), Other(), samples=1, ledger_path=tmp_path / "l.sqlite", workers=2)  # type: ignore[arg-type]
 
 
-def test_a_replay_and_one_worker_need_no_engine(tmp_path: Path) -> None:
+def test_a_replay_and_a_single_request_at_a_time_need_no_engine(tmp_path: Path) -> None:
     path = tmp_path / "l.sqlite"
     human = ReplayTeacher(name="human", layout="human")
     kept = [Problem(id="p0", question="?", gold="1", metadata={"solution": "x"})]
-    try:
-        replayed = collect_sharded(kept, human, samples=1, ledger_path=path, workers=1)
-        assert isinstance(replayed.traces, list) and all(isinstance(t, Trace) for t in replayed.traces)
-    except UsageError as error:
-        assert "engine" not in str(error)
+    replayed = collect_sharded(kept, human, samples=1, ledger_path=path, workers=2)
+    assert [trace.thinking for trace in replayed.traces] == ["x"]
     with serving(echo) as server:
         narrow = EndpointTeacher(server.url, "m", concurrency=1)
         assert collect_sharded(problems(3), narrow, samples=1, ledger_path=path, workers=4).bought == 3

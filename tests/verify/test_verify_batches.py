@@ -1,4 +1,4 @@
-"""Verdicts on a file of traces, a row group at a time, in this process; for clusters see the tests of collect."""
+"""Verdicts on a file of traces, a row group at a time; on a cluster: see the tests of collecting."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -27,11 +27,12 @@ import pyarrow.parquet as pq
 from tutelage.errors import StorageError
 from tutelage.ledger import Ledger
 from tutelage.records import SCHEMAS, Problem, to_table
-from tutelage.teachers.orders import Order, chunks
+from tutelage.teachers.orders import Order
 
 # How often a process that waits for another one looks again.
 WAIT_SECONDS = 0.5
-CHUNK = 500
+# Orders of one shard that are written together.
+PILE = 1000
 _BUSY = "another process is collecting with workers into this ledger"
 _OTHERS = "another process is using this ledger"
 
@@ -205,36 +206,51 @@ class Dealt:
 
 
 def deal(wanted: Iterator[Order], folder: Path, count: int) -> Dealt:
-    """Write `count` shards: each order goes to the one that its key chooses, its problem with it."""
+    """Write `count` shards: each order, problem by problem, goes to the one that its key chooses, its problem
+    with it."""
     run = uuid.uuid4().hex[:8]
     shards = [Shard(folder / f"{run}-{number:03}") for number in range(count)]
     dealt = Dealt(shards, [0] * count)
     with ExitStack() as stack:
-        ledgers, problems = [], []
-        for shard in shards:
-            ledgers.append(stack.enter_context(Ledger(shard.ledger, exclusive=True)))
-            with _guard(shard.problems):
-                problems.append(stack.enter_context(pq.ParquetWriter(shard.problems, SCHEMAS[Problem])))
-        for chunk in chunks(wanted, CHUNK):
-            parts: list[list[Order]] = [[] for _ in shards]
-            for each in chunk:
-                parts[int(each.debt.key[:8], 16) % count].append(each)
-            for number, part in enumerate(parts):
-                new = _new(ledgers[number], part)
-                if not new:
-                    continue
-                ledgers[number].owe([replace(each.debt, reserve=None) for each in new])
-                unique = {each.problem.id: each.problem for each in new}
-                with _guard(folder):
-                    problems[number].write_table(to_table(unique.values(), Problem))
-                dealt.counts[number] += len(new)
-                reserves = [each.debt.reserve for each in new if each.debt.reserve is not None]
-                dealt.reserve = max([*reserves, dealt.reserve or Decimal(0)]) if reserves else dealt.reserve
+        piles = [_Pile(shard, stack) for shard in shards]
+        for each in wanted:
+            piles[int(each.debt.key[:8], 16) % count].add(each)
+            if each.debt.reserve is not None:
+                dealt.reserve = max(dealt.reserve or Decimal(0), each.debt.reserve)
+        for number, pile in enumerate(piles):
+            pile.write()
+            dealt.counts[number] = pile.count
     return dealt
 
 
-def _new(ledger: Ledger, part: Sequence[Order]) -> list[Order]:
-    """Two problems with the same text make the same request; it is dealt once."""
-    unique = {each.debt.key: each for each in part}
-    known = ledger.states(list(unique))
-    return [each for key, each in unique.items() if key not in known]
+class _Pile:
+    """One shard while it is dealt: orders are gathered and written together."""
+
+    def __init__(self, shard: Shard, stack: ExitStack) -> None:
+        self.count = 0
+        self._orders: list[Order] = []
+        self._last = ""
+        self._ledger = stack.enter_context(Ledger(shard.ledger, exclusive=True))
+        self._folder = shard.stem.parent
+        with _guard(self._folder):
+            self._problems = stack.enter_context(pq.ParquetWriter(shard.problems, SCHEMAS[Problem]))
+
+    def add(self, order: Order) -> None:
+        self._orders.append(order)
+        if len(self._orders) >= PILE:
+            self.write()
+
+    def write(self) -> None:
+        # Two problems with the same text make the same request; it is dealt once.
+        unique = {each.debt.key: each for each in self._orders}
+        known = self._ledger.states(list(unique))
+        new = [each for key, each in unique.items() if key not in known]
+        self._orders = []
+        self._ledger.owe([replace(each.debt, reserve=None) for each in new])
+        # Samples of one problem follow each other, and it is written once: it may be the last one's.
+        problems = {each.problem.id: each.problem for each in new if each.problem.id != self._last}
+        self._last = new[-1].problem.id if new else self._last
+        self.count += len(new)
+        if problems:
+            with _guard(self._folder):
+                self._problems.write_table(to_table(problems.values(), Problem))

@@ -29,12 +29,13 @@ from tutelage.engines import Engine, spread
 from tutelage.errors import BudgetError, StorageError, TutelageError, UsageError
 from tutelage.ledger import PICO, Ledger
 from tutelage.records import Problem, by_id, read_records
-from tutelage.teachers.collect import CollectResult, Source, collect
+from tutelage.teachers.collect import CHUNK, CollectResult, Source, collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.orders import Order, chunks
+from tutelage.teachers.replay import ReplayTeacher
 from tutelage.teachers.scripted import ScriptedTeacher
 from tutelage.teachers.shard_counts import counting_watch, counts_of, read_counts, watching, write_counts
-from tutelage.teachers.shard_files import CHUNK, Dealt, Gain, Shard, deal, merge, sole_use
+from tutelage.teachers.shard_files import Dealt, Gain, Shard, deal, merge, sole_use
 from tutelage.teachers.stored import Orders
 from tutelage.teachers.watch import Progress, Watch
 
@@ -58,8 +59,8 @@ def collect_sharded(
     if workers < 1:
         raise UsageError(f"workers: {workers} is not at least 1")
     most = min(workers, teacher.concurrency if isinstance(teacher, EndpointTeacher) else workers)
-    # One worker is this process: nothing would be shared out.
-    if engine == "local" or most == 1:
+    # With one worker nothing is shared out, and a replay buys nothing.
+    if engine == "local" or most == 1 or isinstance(teacher, ReplayTeacher):
         return collect(problems, teacher, samples=samples, ledger_path=ledger_path, progress=progress)
     if not isinstance(teacher, EndpointTeacher | ScriptedTeacher):
         raise UsageError("engine: ray shares out endpoint and scripted teachers; use local for this one")
