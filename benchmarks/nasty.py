@@ -57,6 +57,7 @@ _BOTH = [
     ("digits after the point, 1 MB", "0." + "3" * MB, "1/3", NOT_RIGHT),
     ("10^{10^9}", "10^{10^9}", "18", NOT_RIGHT),
     ("1e999999999", "1e999999999", "18", NOT_RIGHT),
+    ("1e999999999 for 1", "1e999999999", "1", NOT_RIGHT),
     ("1e-999", "1e-999", "0", WRONG),
     ("NaN = NaN", "nan", "nan", NOT_RIGHT),
     ("inf = inf", "inf", "inf", NOT_RIGHT),

@@ -178,6 +178,12 @@ def test_every_spelling_is_read_back_exactly(units: int, places: int) -> None:
         assert found.value == value, text
 
 
+@pytest.mark.parametrize("text", ["1e9999", "1e-9999", "2.5e3.1", "5x", "5ab", "so it is 3*4", "it is -(4)"])
+def test_a_part_of_an_expression_is_not_taken_for_its_value(text: str) -> None:
+    found = last_number(text)
+    assert found is not None and found.value is None and found.problem
+
+
 @pytest.mark.parametrize("text", ["1.234,56", "1.234.567", "3,5", "3.5,4.5", "1,23", "12,34,5"])
 def test_commas_and_points_that_may_be_a_list_have_no_value(text: str) -> None:
     found = last_number(text)

@@ -171,3 +171,9 @@ def test_every_unit_is_read_after_a_number(value: int, name: str) -> None:
 def test_the_reason_is_one_line() -> None:
     verdict: Verdict = verify(answer="5\nkg", gold="5 km")
     assert "\n" not in verdict.reason
+
+
+def test_two_answers_are_none() -> None:
+    for gold in ("18", "19"):
+        assert verify(answer="The answer is 18 or 19.", gold=gold).status == "undecided"
+        assert verify(answer=r"\boxed{18 \text{ or } 19}", gold=gold).status == "undecided"

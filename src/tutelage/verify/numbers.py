@@ -63,7 +63,10 @@ _TOKEN = re.compile(
 _SIMPLE = re.compile(r"\s{0,8}([$]?)(-?[0-9]{1,15}(?:\.[0-9]{1,15})?)\.?\s{0,8}")
 _LIST = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,2}(?:,\d{2})+,\d{3}(?:\.\d+)?")
 _UNIT_POWER = re.compile(r"[A-Za-z]\s*\^\s*\{?\s*-?$")
-_INSIDE = re.compile(r"-[({\[]+\s*-?$|(?:[\d)}\]]\s*\^|\\sqrt|√|\\log|\\ln|_)\s*[{(\[]*\s*-?$")
+_INSIDE = re.compile(
+    r"-[({\[]+\s*-?$|[\d)]\s*[*×·÷]\s*-?$|[\d.][eE][-+]?$"
+    r"|(?:[\d)}\]]\s*\^|\\sqrt|√|\\log|\\ln|_)\s*[{(\[]*\s*-?$"
+)
 _NOT_PLAIN = re.compile(r"[\d\\+*/^=<>√π∞_×÷!]|(?<![^\W_°])(?![aAmgshlLCFKI])[^\W\d_](?![^\W_])")
 _ATTACHED = re.compile(r"[A-Za-z]{1,3}(?![^\W\d_])")
 _MONEY = re.compile(r"-?[$][ ]?-?[\d.]")
@@ -118,7 +121,15 @@ def _found(match: re.Match[str]) -> Found:
     text = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
     value, problem = _value(match)
     around = match.string
+    if value is not None and _is_factor(around, stop):
+        value, problem = None, "not a plain number"
     return Found(text, value, problem, around[max(0, start - _BESIDE) : start], around[stop : stop + _BESIDE])
+
+
+def _is_factor(text: str, stop: int) -> bool:
+    """Whether letters that are no unit stand directly after a number: 5x, 5ab, 1e9999; not 5cm, 5th."""
+    word = _ATTACHED.match(text, stop)
+    return word is not None and word[0].lower() not in _ENDINGS and read_tail(word[0]).unit is None
 
 
 def _value(match: re.Match[str]) -> tuple[Fraction | None, str]:
@@ -237,9 +248,7 @@ def only_number(text: str, *, equations: bool = True) -> Found:
     # "5x", "5ab", "5π", "√5" and "-(5)" are not 5; "5 apples", "5cm", "5 m/s" and "(5)" are.
     rest = window[: match.start()] + " " + window[match.end() :]
     rest = re.sub(r"(?<=[A-Za-z])\s*\^\s*\{?-?\d\}?", "", rest).replace("\\\\", "")
-    word = _ATTACHED.match(window, match.end())
     negated = re.search(r"-\s*[({\[][({\[\s]*$", window[: match.start()])
-    factor = word is not None and word[0].lower() not in _ENDINGS and read_tail(word[0]).unit is None
-    if negated or factor or _NOT_PLAIN.search(_RATE.sub(" per ", rest)):
+    if negated or _NOT_PLAIN.search(_RATE.sub(" per ", rest)):
         return Found(shown, None, "not a plain number")
     return _found(match)

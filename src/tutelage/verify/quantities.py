@@ -34,6 +34,7 @@ TOLERANCE = "tolerance"
 _ZERO = Fraction(0)
 _PERCENT = Fraction(1, 100)
 _ONE = r"[0-9][0-9,]*(?:\.[0-9]+)?\s*-?\s*[A-Za-z]+"
+_HEDGE = re.compile(r"\s+or\s+[-$\d]")
 _PART = re.compile(r"([0-9][0-9,]*(?:\.[0-9]+)?)\s*-?\s*([A-Za-z]+)")
 _COMPOUND = re.compile(rf"(?<![\w.,-])(?:{_ONE}\.?,?(?:\s+and)?\s+){{1,3}}{_ONE}[.\s*$)}}]*\Z")
 
@@ -116,6 +117,8 @@ def extract_number(answer: str) -> tuple[Found | None, str]:
             return only_number(text), "boxed"
         found = first_number(text.rsplit("=", 1)[-1] if "=" in text else text)
         if found is not None:
+            if found.after and _HEDGE.match(found.after):
+                return Found(text[:200], None, "several numbers"), marked.how
             return found, marked.how
     return last_number(answer), "last number"
 
