@@ -47,6 +47,11 @@ def test_it_is_only_used_where_the_caller_allows_it(monkeypatch: pytest.MonkeyPa
     assert allowed.gaps == landlock.GAPS
 
 
+def test_the_documentation_lists_every_gap() -> None:
+    page = Path(__file__, "../../../docs/sandbox.md").resolve().read_text(encoding="utf-8")
+    assert [gap for gap in landlock.GAPS if f"- {gap}\n" not in page] == []
+
+
 def test_gap_names_and_sizes_of_files_can_be_seen(tmp_path: Path) -> None:
     (tmp_path / "seen").write_text("12345")
     reachable(tmp_path / "seen")
