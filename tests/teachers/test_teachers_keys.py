@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.keys import SHORTEST, hide_key, read_key
 from tutelage.teachers.replies import parse_reply
+from tutelage.teachers.streams import unpack
 
 KEY = "sk-do/not\\" + '"show-me'
 TEACHER = EndpointTeacher("http://host/v1", "m")
@@ -148,7 +151,11 @@ def echoes() -> list[Say]:
 
 
 def written(folder: Path) -> bytes:
-    return b"".join(file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file())
+    """All bytes in a folder, and the replies of its ledger unpacked."""
+    files = [file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()]
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as ledger:
+        rows = ledger.execute("SELECT raw FROM replies WHERE raw IS NOT NULL").fetchall()
+    return b"".join([*files, *(unpack(raw) for (raw,) in rows)])
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -174,7 +181,7 @@ def test_a_server_that_echoes_the_key_gets_it_written_nowhere(
             problems(12),
             teacher,
             samples=2,
-            ledger_path=tmp_path / "l.sqlite",
+            ledger_path=tmp_path / "ledger.sqlite",
             progress=lambda done, total, note: notes.append(note),
         )
         assert all(PLAIN_KEY in headers[header] for headers in server.headers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.teachers.replies import Parsed, parse_reply
-from tutelage.teachers.streams import BROKE_OFF, events, is_stream, read_stream
+from tutelage.teachers.streams import BROKE_OFF, events, is_stream, pack, read_stream, unpack
 
 
 def stream(pieces: list[Any]) -> bytes:
@@ -211,3 +212,33 @@ def test_a_long_stream_is_read_in_linear_time() -> None:
     begun = time.process_time()
     assert parse_reply(raw) == unstreamed(reply)
     assert time.process_time() - begun < 5
+
+
+# --- as the ledger keeps it ---
+
+
+@given(st.binary() | st.binary().map(gzip.compress) | st.binary().map(lambda raw: b"data: " + raw))
+def test_unpacking_gives_back_what_came(raw: bytes) -> None:
+    assert unpack(pack(raw)) == raw
+
+
+def test_a_stream_takes_little_more_room_than_the_reply_it_adds_up_to() -> None:
+    reply = completion("y" * 300, reasoning_content="x" * 3000)
+    raw = stream(chunks(reply, 4))
+    assert len(raw) > 20 * len(json.dumps(reply)) > 20 * len(pack(raw)) / 2
+    assert parse_reply(pack(raw)) == parse_reply(raw) == unstreamed(reply)
+    plain = json.dumps(reply).encode()
+    assert pack(plain) == plain, "other replies can be read in the ledger as they are"
+
+
+@pytest.mark.parametrize(
+    "raw", [gzip.compress(b"{}")[:-4], b"\x1f\x8b", b"\x1f\x8bnot gzip", gzip.compress(b" " * 2**27)]
+)
+def test_what_is_packed_wrongly_is_no_reply(raw: bytes) -> None:
+    assert parse_reply(raw).state == "failed"
+    assert parse_reply(pack(raw)).state == "failed"
+
+
+def test_what_a_server_packed_itself_is_not_unpacked() -> None:
+    """Else a key inside it would be read, though nobody could see it to hide it."""
+    assert parse_reply(pack(gzip.compress(json.dumps(completion("42")).encode()))).state == "failed"

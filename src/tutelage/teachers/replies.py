@@ -16,7 +16,7 @@ from typing import Any
 
 from tutelage.ledger import State
 from tutelage.records import ClosedBy, clean_text
-from tutelage.teachers.streams import is_stream, read_stream
+from tutelage.teachers.streams import is_stream, read_stream, unpack
 from tutelage.teachers.tags import TAGS, Tags, split_tags
 from tutelage.teachers.usage import NOT_TOLD, Usage, read_usage
 
@@ -79,10 +79,11 @@ class Parsed:
 
 
 def parse_reply(raw: bytes, tags: Tags = TAGS, *, opened: bool = False) -> Parsed:
-    """The first choice of a reply (the body as received).
+    """The first choice of a reply (the body as received, or as `streams.pack` packed it).
 
     `opened`: the prompt ends inside the thinking, so that a truncated text without any tag is thinking. Never
     raises: what is not such a reply has the state `failed` and a one-line reason."""
+    raw = unpack(raw)
     body = read_stream(raw) if is_stream(raw) else load_json(raw)
     if isinstance(body, str) and is_stream(raw):
         return Parsed(reason=body)
