@@ -68,6 +68,7 @@ def collect_sharded(
     if samples < 1:
         raise UsageError(f"samples: {samples} is not at least 1")
     teacher.check()
+    ledger_path = ledger_path.absolute()  # workers stand in folders of their own
     run = _Run(teacher, Orders(teacher, problems, samples), ledger_path, engine, progress)
     with sole_use(ledger_path, run.say) as folder:
         _rounds(run, folder, most)
