@@ -112,7 +112,8 @@ class EndpointTeacher:
         if self.api == "messages":
             self._check_messages()
         self._check_key()
-        for name in ("concurrency", "timeout_s", "deadline_s", "max_tokens"):
+        above = ("concurrency", "timeout_s", "deadline_s", "max_tokens", "reasoning_within")
+        for name in (*above, "requests_per_s", "tokens_per_min"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name}: {value} is not above 0")
