@@ -41,6 +41,11 @@ def first_then_echo(*says: Say) -> Any:
     return lambda number, body: says[number] if number < len(says) else echo(number, body)
 
 
+def by_question(question: str, say: Say) -> Any:
+    """This answer to that question, echoes to all others."""
+    return lambda number, body: say if body["messages"][-1]["content"] == question else echo(number, body)
+
+
 def rows(path: Path) -> dict[str, int]:
     with Ledger(path) as ledger:
         return dict(ledger.totals().states)
@@ -85,7 +90,7 @@ def test_two_problems_with_the_same_text_are_asked_once(tmp_path: Path) -> None:
     assert result.bought == 1
 
 
-def test_concurrency_is_fixed(tmp_path: Path) -> None:
+def test_the_given_concurrency_is_never_passed(tmp_path: Path) -> None:
     with serving(lambda n, b: Say(completion(), seconds=0.02)) as server:
         buy(server, tmp_path / "l", count=20, concurrency=3)
         assert server.most_at_once == 3
@@ -168,6 +173,115 @@ def test_a_rate_limit_that_never_ends_is_bounded_by_the_deadline(
         assert len(server.bodies) < 40
     assert [problem for problem, _ in result.failed] == ["p0", "p1"]
     assert all("429" in reason or "rate limited" in reason for _, reason in result.failed)
+
+
+def test_concurrency_is_learned_from_refusals(tmp_path: Path) -> None:
+    """A server that takes eight at once and refuses the others: all is bought, no retry is used up."""
+    now = {"at once": 0}
+
+    def script(number: int, body: dict[str, Any]) -> Say:
+        busy = server.at_once > 8
+        now["at once"] = max(now["at once"], server.at_once)
+        return Say({}, status=429) if busy else Say(completion(), seconds=0.01)
+
+    with serving(script) as server:
+        result = buy(server, tmp_path / "l", 200, retries=0, concurrency=64)
+        assert len(server.bodies) == result.sent
+    assert (result.bought, result.failed) == (200, [])
+    assert 200 < result.sent < 500  # 240 to 330 seen; at a fixed 64 at once it takes some 1,000
+
+
+@pytest.mark.parametrize("status", [503, 529])
+def test_an_overloaded_server_is_asked_less(tmp_path: Path, status: int) -> None:
+    notes: list[str] = []
+    says = [Say({}, status=status)] * 32
+    with serving(first_then_echo(*says)) as server:
+        buy(server, tmp_path / "l", 100, progress=lambda d, t, note: notes.append(note))
+        late = [int(note.split(" at once")[0].split()[-1]) for note in notes[-1:] if " at once" in note]
+    assert f"{status} x32" in notes[-1]
+    assert all(count <= 64 for count in late)
+
+
+def test_retry_after_of_a_server_error_is_kept(tmp_path: Path) -> None:
+    say = Say({}, status=503, headers={"Retry-After": "0.3"})
+    with serving(first_then_echo(say)) as server:
+        start = time.perf_counter()
+        assert buy(server, tmp_path / "l", 1).bought == 1
+        assert time.perf_counter() - start >= 0.3
+
+
+def test_a_ceiling_of_requests_per_second_is_kept(tmp_path: Path) -> None:
+    times: list[float] = []
+
+    def script(number: int, body: dict[str, Any]) -> Say:
+        times.append(time.monotonic())
+        return Say(completion())
+
+    with serving(script) as server:
+        buy(server, tmp_path / "l", 30, requests_per_s=40.0)
+    # Two at once at most (40 x 0.05 s), then one each 25 ms; 5 ms for the way to the server.
+    assert all(later - first >= 0.2 - 0.005 for first, later in zip(times, times[10:], strict=False))
+
+
+def test_a_ceiling_of_tokens_per_minute_is_kept(tmp_path: Path) -> None:
+    with serving(lambda n, b: Say(completion(usage=(100, 900)))) as server:
+        start = time.perf_counter()
+        # Two seconds' worth (4,000 tokens) at once, the other 1,000 after half a second (2,000 a second).
+        buy(server, tmp_path / "l", 5, concurrency=1, tokens_per_min=120_000)
+        assert time.perf_counter() - start >= 0.4
+
+
+@pytest.mark.parametrize("kind", ["text/html", "text/plain", "application/octet-stream"])
+def test_a_wrong_content_type_does_not_lose_a_reply(tmp_path: Path, kind: str) -> None:
+    with serving(lambda n, b: Say(completion(), headers={"Content-Type": kind})) as server:
+        assert buy(server, tmp_path / "l", 1).sent == 1
+
+
+def test_a_page_with_status_200_is_tried_again_then_failed(tmp_path: Path) -> None:
+    page = Say(b"<html><body>Please log in</body></html>", headers={"Content-Type": "text/html"})
+    with serving(by_question("What is 1?", page)) as server:
+        result = buy(server, tmp_path / "l", 3, retries=1)
+        assert len(server.bodies) == 4
+    assert [problem for problem, _ in result.failed] == ["p1"]
+    assert "web page" in result.failed[0][1]
+
+
+def test_a_reply_of_ten_megabytes_and_lone_surrogates_comes_through(tmp_path: Path) -> None:
+    answer = "x" * 10_000_000 + "\ud800 <|im_end|> </b>"
+    with serving(lambda n, b: Say(completion(answer))) as server:
+        trace = buy(server, tmp_path / "l", 1).traces[0]
+    assert trace.answer == answer.replace("\ud800", "\ufffd")
+
+
+# --- thinking that is not shown ---
+
+
+def silent(usage: dict[str, Any] | None = None) -> Any:
+    body = completion("42")
+    body["usage"] = {**body["usage"], **(usage or {})}
+    return lambda number, asked: Say(body)
+
+
+def test_a_reasoning_teacher_without_thinking_is_stopped(tmp_path: Path) -> None:
+    with serving(silent()) as server:
+        with pytest.raises(PartialError, match=r"m is declared as reasoning, .* first 4 replies .*<think>"):
+            buy(server, tmp_path / "l", 100, reasoning=True, reasoning_within=4, concurrency=2)
+        assert len(server.bodies) <= 6
+        assert rows(tmp_path / "l")["done"] >= 4
+        # The same without the declaration goes on.
+        assert buy(server, tmp_path / "l", 100).reused >= 4
+
+
+def test_thinking_that_is_billed_and_hidden_is_said_so(tmp_path: Path) -> None:
+    hidden = silent({"completion_tokens_details": {"reasoning_tokens": 17}})
+    with serving(hidden) as server, pytest.raises(PartialError, match="bills 17 thinking tokens and hides"):
+        buy(server, tmp_path / "l", 100, reasoning=True, reasoning_within=2, concurrency=1)
+
+
+def test_one_thought_among_the_first_is_enough(tmp_path: Path) -> None:
+    script = first_then_echo(Say(completion("42")), Say(completion("42")))
+    with serving(script) as server:
+        assert buy(server, tmp_path / "l", 30, reasoning=True, reasoning_within=4, concurrency=1).bought == 30
 
 
 # --- failures that stay ---
@@ -361,6 +475,49 @@ def test_replies_without_usage_cannot_break_the_budget(tmp_path: Path) -> None:
         assert len(server.bodies) == 5
 
 
+@pytest.mark.parametrize(
+    "say", [Say(completion(usage=(5, 100)), torn=True), Say(b"{oops"), Say(completion(), reset=True)]
+)
+def test_what_may_have_been_charged_counts_against_the_budget(tmp_path: Path, say: Say) -> None:
+    """A server that charges and then tears its replies: five cents are five requests, and no more."""
+    with serving(lambda n, b: say) as server:
+        with pytest.raises(BudgetError, match=r"reserved for requests whose reply never came, .* raise it"):
+            buy(server, tmp_path / "l", 20, retries=100, budget=Decimal("0.05"), **MONEY)
+        assert len(server.bodies) == 5
+        with Ledger(tmp_path / "l") as ledger:
+            assert ledger.spent(f"{server.url} m") == ledger.lost(f"{server.url} m") == Decimal("0.05")
+
+
+def test_a_timeout_counts_against_the_budget(tmp_path: Path) -> None:
+    with serving(first_then_echo(Say(completion(), seconds=1))) as server:
+        settings = {**MONEY, "price": price(0, 100), "timeout_s": 0.1}
+        with pytest.raises(BudgetError):
+            buy(server, tmp_path / "l", 1, budget=Decimal("0.015"), **settings)
+        result = buy(server, tmp_path / "l", 1, budget=Decimal("0.02"), **settings)
+    assert result.bought == 1
+
+
+def test_what_was_refused_or_never_sent_costs_nothing(tmp_path: Path) -> None:
+    says = [Say({}, status=500), Say({}, status=429), Say({}, status=503), Say({}, status=400)]
+    with serving(first_then_echo(*says)) as server:
+        result = buy(server, tmp_path / "l", 2, concurrency=1, budget=Decimal("0.011"), **MONEY)
+        assert (result.bought, len(result.failed)) == (1, 1)
+    with pytest.raises(UsageError, match="cannot connect"):
+        buy(server, tmp_path / "m", 3, retries=2, budget=Decimal("0.011"), **MONEY)
+    with Ledger(tmp_path / "m") as ledger:
+        assert ledger.spent(f"{server.url} m") == 0
+
+
+def test_a_second_try_waits_for_money_that_comes_free(tmp_path: Path) -> None:
+    """The torn one needs a second cent while the other, slower one still holds its cent."""
+    torn, slow = Say(completion(), torn=True), Say(completion(usage=(5, 10)), seconds=0.3)
+    script = first_then_echo(torn, slow, Say(completion(usage=(5, 10))))
+    with serving(script) as server:
+        result = buy(server, tmp_path / "l", 2, concurrency=2, budget=Decimal("0.0215"), **MONEY)
+        assert len(server.bodies) == 3
+    assert result.bought == 2
+
+
 # --- surroundings ---
 
 
@@ -392,6 +549,8 @@ def test_a_disk_that_refuses_ends_the_run_with_one_line(
 def test_progress_counts_every_order_once(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     with serving(first_then_echo(Say({}, status=400))) as server:
-        buy(server, tmp_path / "l", 3, concurrency=1, progress=lambda d, t, note: seen.append((d, t)))
-        buy(server, tmp_path / "l", 3, concurrency=1, progress=lambda d, t, note: seen.append((d, t)))
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen[:-1])[:-1] + [2, 3] or True
+        for _ in range(2):
+            seen.append((0, 0))
+            buy(server, tmp_path / "l", 3, concurrency=1, progress=lambda d, t, note: seen.append((d, t)))
+    assert seen == sorted(seen[: seen.index((3, 3)) + 1]) + sorted(seen[seen.index((3, 3)) + 1 :])
+    assert seen.count((3, 3)) == 2

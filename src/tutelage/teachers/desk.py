@@ -84,9 +84,9 @@ class Desk:
         self._inbox: SimpleQueue[Any] = SimpleQueue()
         # Of the loop:
         self._ready: deque[Order] = deque()
-        self._waiting: deque[asyncio.Future[Order | None]] = deque()
+        self._waiting: deque[asyncio.Future[bool]] = deque()
         self._taken: set[str] = set()  # keys that were handed out and are not answered, failed or given back
-        self._over = False
+        self._over = self._stopped = False
         # Of the thread:
         self._flying: set[str] = set()
         self._blocked: list[Order | _Again] = []
@@ -98,25 +98,31 @@ class Desk:
 
     # --- in the loop ---
 
-    async def next(self) -> Order | None:
-        """An order that is ours to send, None when there are no more. Raises what the ledger raises."""
+    def take(self) -> Order | None:
+        """An order that is ours to send, None when there is none now. Raises what the ledger raises."""
         if self.error:
             raise self.error
-        if self._ready:
-            order: Order | None = self._ready.popleft()
-            self._tell_last()
-            if len(self._ready) * 2 <= self._ahead:
-                self._wake()
-        elif self._over:
+        if self._stopped or not self._ready:
             return None
-        else:
-            future: asyncio.Future[Order | None] = self._loop.create_future()
-            self._waiting.append(future)
+        order = self._ready.popleft()
+        self._taken.add(order.debt.key)
+        self._tell_last()
+        if len(self._ready) * 2 <= self._ahead:
             self._wake()
-            order = await future
-        if order is not None:
-            self._taken.add(order.debt.key)
         return order
+
+    async def wait(self) -> bool:
+        """Wait until there may be an order to take; False: there will be none."""
+        if self.error:
+            raise self.error
+        if self._ready and not self._stopped:
+            return True
+        if self._over or self._stopped:
+            return False
+        future: asyncio.Future[bool] = self._loop.create_future()
+        self._waiting.append(future)
+        self._wake()
+        return await future
 
     def _wake(self) -> None:
         if self._inbox.empty():
@@ -151,6 +157,14 @@ class Desk:
         self._taken.discard(order.debt.key)
         self._inbox.put(_Unused(order))
 
+    def stop(self) -> None:
+        """Hand out no more orders."""
+        self._stopped = True
+        while self._waiting:
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result(False)
+
     def close(self) -> None:
         """Write all that waits, give unsent orders back, end the thread. Raises what the ledger raises."""
         self._inbox.put(self)
@@ -166,10 +180,10 @@ class Desk:
                 future.set_result(answer)
         self._over = over
         self._ready += orders
-        while self._waiting and (self._ready or over):
+        for _ in range(min(len(self._waiting), len(self._waiting) if over else len(self._ready))):
             future = self._waiting.popleft()
             if not future.done():
-                future.set_result(self._ready.popleft() if self._ready else None)
+                future.set_result(bool(self._ready))
         self._tell_last()
 
     def _tell_last(self) -> None:
@@ -249,8 +263,8 @@ class Desk:
             self._blocked = []
         over = self.too_dear is not None or (self._all_taken and not self._blocked)
         self._loop.call_soon_threadsafe(self._deliver, orders, answers, over)
-        if not over and not self._blocked and len(orders) < len(wanted):
-            self._inbox.put(None)  # some are another process's: whoever waits gets others
+        if not over and not self._blocked and len(orders) < len(self._waiting):
+            self._inbox.put(None)  # some orders were another process's; whoever waits gets others
         if failures:
             self._watch.tick(len(failures))
 

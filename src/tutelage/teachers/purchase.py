@@ -32,6 +32,7 @@ from tutelage.teachers.gate import Gate, Slot
 from tutelage.teachers.keys import hide_key
 from tutelage.teachers.orders import Bought, Order
 from tutelage.teachers.replies import Parsed, error_text, load_json, one_line
+from tutelage.teachers.streams import pack
 from tutelage.teachers.watch import Watch
 from tutelage.wire import Post, Reply, WireError, open_post
 
@@ -97,6 +98,7 @@ class _Run:
         """Take no further orders; what is in flight comes in before `ending` says why."""
         self.stop = self.stop or why
         self.gate.stop()
+        self.desk.stop()
 
     def got(self, found: Parsed) -> None:
         """A usable reply is stored."""
@@ -185,16 +187,19 @@ def _first(group: BaseExceptionGroup[TutelageError]) -> TutelageError:
 
 async def _work(run: _Run) -> None:
     # First a place, then an order: what waits for a place is claimed by nobody, and its time does not run.
+    # But no place is kept while waiting for an order: a request that is sent again may need it.
     while (slot := await run.gate.enter()) is not None:
         try:
-            order = await run.desk.next()
-        except BaseException:
+            order = run.desk.take()
+        except TutelageError:
             run.gate.leave()
             raise
-        if order is None:
-            run.gate.leave()
+        if order is not None:
+            await _answer(run, order, slot)
+            continue
+        run.gate.leave()
+        if not await run.desk.wait():
             return
-        await _answer(run, order, slot)
 
 
 async def _answer(run: _Run, order: Order, slot: Slot | None) -> None:
@@ -248,7 +253,7 @@ def _pause(run: _Run, miss: _Miss, slot: Slot, tries: int) -> float:
     if limited or miss.kind in OVERLOADED:
         pause = run.gate.pace.refused(now, slot.started, miss.asked, wait=limited)
         run.gate.wake()
-        if pause > run.teacher.deadline_s:
+        if (miss.asked or 0.0) > run.teacher.deadline_s:
             run.give_up(
                 f"the server asks to wait {pause:.0f} s, longer than deadline_s "
                 f"({run.teacher.deadline_s:g} s); come back then ({miss.reason})"
@@ -274,7 +279,7 @@ async def _attempt(run: _Run, order: Order, slot: Slot, end: float) -> _Miss | N
     asked = rate.retry_after(reply.headers)
     if reply.status != 200:
         return _Miss(str(reply.status), _status_text(run, reply), asked, _useless(reply))
-    found = await run.desk.keep(order, reply.raw)
+    found = await run.desk.keep(order, pack(reply.raw))
     if found.state == "failed":
         return _Miss("unreadable", run.hide(found.reason), asked)
     pace = run.gate.pace

@@ -123,11 +123,5 @@ def _short(number: float) -> str:
 
 
 def _dollars(amount: Decimal) -> str:
-    """Cents, and more digits where an amount has less than a cent."""
-    return (
-        f"{amount:.2f}"
-        if amount >= 1 or not amount
-        else f"{amount:.4f}"
-        if amount >= Decimal("0.01")
-        else f"{amount:.2g}"
-    )
+    """Cents; two digits that are not 0 where there are no ten cents."""
+    return f"{amount:.{2 if not amount or amount >= Decimal('0.1') else 1 - amount.adjusted()}f}"
