@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 import signal
 import socket
@@ -22,6 +23,7 @@ from tutelage.cli import main
 from tutelage.ledger import Ledger
 from tutelage.records import Problem, Trace, read_records
 
+COLLECT = [sys.executable, "-m", "tutelage", "collect"]
 STATES = {"owed": 0, "done": 0, "truncated": 0, "refused": 0, "empty": 0, "failed": 0}
 
 
@@ -357,6 +359,28 @@ def test_the_makers_own_servers_have_their_address_and_key(
     assert "the environment variable OPENAI_API_KEY is not set" in line
 
 
+def test_the_commands_of_the_readme_work(fake: Any, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    root = Path(__file__).parents[2]
+    text = (root / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [line.split()[2:] for line in text.splitlines() if line.startswith("tutelage collect ")]
+    assert len(commands) == 3
+
+    def script(number: int, body: dict[str, Any]) -> Any:
+        cut = number == 5 and body["max_tokens"] == 8192
+        return fake.Say(fake.completion("IV", "length" if cut else "stop"))
+
+    sent = []
+    with asking(fake, capfd, script) as (server, call):
+        for command in commands:
+            command[command.index("--base-url") + 1] = server.url
+            command[command.index("--problems") + 1] = str(root / "examples/own-task/questions.jsonl")
+            code, _, err = call.text(*command, usual=False)
+            assert code == 0, err
+            sent.append(len(server.bodies))
+        assert sent == [120, 121, 121] and server.bodies[-1]["max_tokens"] == 32768
+    assert len(read_records(folder / "runs/traces/data/traces.parquet", Trace)) == 121
+
+
 MISTAKES = {
     "an unknown scheme": (
         ["--teacher", "gpt:4"],
@@ -468,15 +492,34 @@ def test_a_server_that_is_not_there_is_said_quickly(folder: Path, capfd: pytest.
 
 
 @pytest.mark.slow
+def test_a_ray_cluster_gives_the_same_traces(fake: Any, folder: Path) -> None:
+    with fake.serving(fake.echo) as server:
+        usual = ["--problems", "q.jsonl", "--teacher", "openai:m", "--base-url", server.url, "--pilot", "3"]
+        found = []
+        for engine in ("ray", "local"):
+            done = subprocess.run(
+                [*COLLECT, *usual, "--out", engine, "--engine", engine, "--json"],
+                env={**os.environ, "RAY_ADDRESS": "local"},  # no cluster that someone else may have started
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            told = json.loads(done.stdout)
+            assert told["states"] == {**STATES, "done": 30} and told["requests_sent"] == 30
+            found.append(read_records(folder / engine / "data/traces.parquet", Trace))
+        assert found[0] == found[1] and len(server.bodies) == 60
+
+
+@pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_the_same_command_goes_on(fake: Any, folder: Path) -> None:
     def script(number: int, body: dict[str, Any]) -> Any:
         return fake.Say(fake.completion(), seconds=0.0 if number < 10 else 60.0 if number < 12 else 0.0)
 
     with fake.serving(script) as server:
-        command = [
-            *(sys.executable, "-m", "tutelage", "collect", "--problems", "q.jsonl", "--teacher", "openai:m"),
-            *("--base-url", server.url, "--out", "out", "--set", "concurrency=2", "--pilot", "0", "--json"),
-        ]
+        usual = ["--problems", "q.jsonl", "--teacher", "openai:m", "--base-url", server.url, "--out", "out"]
+        command = [*COLLECT, *usual, "--set", "concurrency=2", "--pilot", "0", "--json"]
         first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 60
         while len(server.bodies) < 12 and time.monotonic() < end:
