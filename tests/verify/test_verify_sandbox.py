@@ -200,7 +200,7 @@ def fake(folder: Path, script: str) -> Sandbox:
 def test_a_sandbox_that_fails_is_no_verdict_on_the_program(
     script: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "START_SECONDS", 2.0 if "no report in time" in reason else 60.0)
+    monkeypatch.setattr(module, "START_SECONDS", 0.5 if "no report in time" in reason else 60.0)
     monkeypatch.setattr("tutelage.verify.started._END_SECONDS", 0.2)
     outcome = run({"p.py": b"print(1)"}, ("p.py",), sandbox=fake(tmp_path, script))
     assert outcome.failure == reason
