@@ -150,10 +150,11 @@ def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPoo
         return "undecided", reason, "math", line
     if len(wanted) > MATH_LIMIT:
         return "undecided", f"the gold answer has {len(wanted):,} characters", "math", line
+    shown = given
     given, unit = _without_unit(given)
     wanted, wanted_unit = _without_unit(wanted)
     if (apart := _units_differ(unit, wanted_unit)) is not None:
-        return apart[0], f"{how}: {apart[1]}", "number", given
+        return apart[0], f"{how}: {apart[1]}", "number", shown
     if (deepest := max(depth(given), depth(wanted))) > DEPTH_LIMIT:
         return (
             "undecided",
@@ -165,8 +166,8 @@ def _by_library(wanted: str, line: str, how: str, may_cut: bool, pool: WorkerPoo
     if "failed" in reply:
         failed: str = reply["failed"]
         reason = failed if failed.startswith("timeout") else f"{how}: {failed}"
-        return "undecided", reason, "math", given
+        return "undecided", reason, "math", shown
     status, reason = reply["status"], reply["reason"]
     if cut and status == "incorrect":
-        return "undecided", f"{how}, only its last {len(given):,} characters: {reason}", "math", given
-    return status, f"{how}{' (cut)' if cut else ''}: {reason}", "math", given
+        return "undecided", f"{how}, only its last {len(given):,} characters: {reason}", "math", shown
+    return status, f"{how}{' (cut)' if cut else ''}: {reason}", "math", shown
