@@ -156,7 +156,7 @@ def test_silence_in_the_middle_of_a_stream_is_a_timeout_of_its_own() -> None:
         writer.close()
 
     silence = 0.0
-    assert post(drip, timeout=30, idle=0.4).raw == b"data: 1\n\n" * 6
+    assert post(drip, timeout=30, idle=5.0).raw == b"data: 1\n\n" * 6
     silence = 5.0
     with pytest.raises(WireError, match=r"nothing came for 0\.4 s") as caught:
         post(drip, timeout=30, idle=0.4)

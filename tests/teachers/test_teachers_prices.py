@@ -74,7 +74,7 @@ def test_a_model_that_is_not_listed_is_unknown(tmp_path: Path) -> None:
         ("? [a]\n: {prompt: 1}", "p.yaml: not a mapping like"),
         ("", "p.yaml: not a mapping like"),
         ("m: {prompt: 1", "p.yaml: cannot be read (while parsing"),
-        ("a: " + "[" * 5000, "p.yaml: cannot be read"),
+        ("a: " + "[" * 2000, "p.yaml: cannot be read"),
     ],
 )
 def test_a_mistake_names_file_and_key(tmp_path: Path, text: str, message: str) -> None:
