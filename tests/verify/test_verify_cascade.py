@@ -195,6 +195,7 @@ def test_verify_shares_its_workers_between_threads_and_async_code() -> None:
         verify(answer="1", gold="1", seconds=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_forked_child_starts_workers_of_its_own() -> None:
     code = (

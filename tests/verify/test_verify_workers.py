@@ -157,6 +157,7 @@ def test_closing_leaves_no_process(checker: str, tmp_path: Path) -> None:
         run(pool, checker, "true")
 
 
+@pytest.mark.slow
 def test_the_parents_death_ends_a_busy_worker(checker: str, tmp_path: Path) -> None:
     note, script = tmp_path / "pid", tmp_path / "parent.py"
     script.write_text(
@@ -224,6 +225,7 @@ def test_a_module_of_the_current_directory(tmp_path: Path, monkeypatch: pytest.M
         assert run(pool, "here:check", "yes").status == "correct"
 
 
+@pytest.mark.slow
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
