@@ -1,5 +1,5 @@
-"""A real server on loopback, of the kind of OpenAI or Anthropic, that does what a test says and remembers what
-it was asked.
+"""A real server on loopback, like those of OpenAI or Anthropic, that does what a test says and remembers
+what it was asked.
 
 A `Say` is one answer. What it can say: any status, headers and body, at once or late; streamed, with pauses;
 half a body and then a hang-up (`torn`), a reset (`reset_midway`) or silence (`stalls`); a reset at once.
