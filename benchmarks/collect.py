@@ -109,7 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
         for _ in range(options.rounds):
             for side, rounds in found.items():
                 rounds.append(_round(side, url, options))
-    print(f"{options.requests} requests, {options.at_once} at once, 50 ms each, {options.rounds} rounds by turns")
+    print(
+        f"{options.requests} requests, {options.at_once} at once, 50 ms each, {options.rounds} rounds by turns"
+    )
     for side, rounds in found.items():
         speeds = " / ".join(f"{each['per_s']:,.0f}" for each in rounds)
         cpu = statistics.median(each["cpu_ms"] for each in rounds)

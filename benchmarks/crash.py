@@ -131,7 +131,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(f"replies stored at the kills: {[len(kill.stored) for kill in kills]}")
     print(f"in flight at the kills: {flying}, {sum(flying)} in all")
-    print(f"answered once in the traces: {options.requests}; sent in all: {sum(asked.values())}, so {again} again")
+    print(
+        f"answered once in the traces: {options.requests}; sent in all: {sum(asked.values())}, so {again} again"
+    )
     print("sent again although stored: 0")
 
 

@@ -48,8 +48,12 @@ def absorb(ledger: Ledger, path: Path) -> int:
 
 
 def _copy_rows(ledger: Ledger) -> int:
-    # A failure there tells more than nothing here.
-    better = f"({_ANSWERED.format('excluded')} OR excluded.state = 'failed' AND replies.holder IS NULL)"
+    # A failure there tells more than nothing here, and a later one more than an earlier one.
+    failure = (
+        "excluded.state = 'failed' AND replies.holder IS NULL"
+        " AND (replies.state = 'owed' OR excluded.updated > replies.updated)"
+    )
+    better = f"({_ANSWERED.format('excluded')} OR {failure})"
     changes = f"{better} AND NOT {_ANSWERED.format('replies')}"
     update = ", ".join(f"{name}=excluded.{name}" for name in _KEPT.split(", "))
     # A row that is not answered reserves nothing any more; nobody holds it here.
