@@ -396,7 +396,15 @@ MISTAKES = {
     "a price that is none": (["--price", "1,cheap"], "price.completion"),
     "a budget without a price": (["--budget", "5"], "budget"),
     "a filter": (["--retry", "length"], "--retry"),
-    "an unknown setting": (["--set", "max_tokenz=5"], "--set max_tokenz: unknown key"),
+    "an unknown setting": (
+        ["--set", "max_tokenz=5"],
+        "--set teacher.max_tokenz: unknown key; did you mean 'max_tokens'?",
+    ),
+    "an unknown setting of the stage": (
+        ["--set", "sample=5"],
+        "--set sample: unknown key; did you mean 'samples'?",
+    ),
+    "a setting unlike any": (["--set", "colour=5"], "--set colour: unknown key; there is: "),
     "a wrong setting": (
         ["--set", "max_tokens=many"],
         "--set teacher.max_tokens: input should be a valid integer",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def placed(overrides: Sequence[str], kind: str) -> list[str]:
     found = []
     for text in overrides:
         key = text.partition("=")[0].split(".")[0].strip()
-        belongs = key not in Collect.model_fields and key in teacher.model_fields
+        # A slip of the pen counts for what it is nearest to, so that the message names that.
+        meant = get_close_matches(key, [*Collect.model_fields, *teacher.model_fields], n=1)
+        belongs = key not in Collect.model_fields and bool(meant) and meant[0] in teacher.model_fields
         found.append(f"teacher.{text}" if belongs else text)
     return found
 
