@@ -29,9 +29,9 @@ ClosedBy = Literal["model", "budget", "none", "unknown"]
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One question. `gold` is the reference answer (None: unknown); `checker` names how an answer is
-    judged: `exact`, `number`, `math`, or a user's function as `path/to/file.py:function` or
-    `package.module:function`. `parents` are ids of problems this one was derived from; `metadata` is
-    JSON-serialisable."""
+    judged: `exact`, `number`, `math`, `choice`, `code`, `gym:TASK`, or a user's function as
+    `path/to/file.py:function` or `package.module:function`. `parents` are ids of problems this one was
+    derived from; `metadata` is JSON-serialisable and holds the checker's options (`tolerance`, `choices`)."""
 
     id: str
     question: str
@@ -86,7 +86,8 @@ class Trace:
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of one trace: `status`, why (`reason`), the `method` that decided (`exact`, `number`,
-    `math`, `user`), the answer as `extracted` (None when none was found), and the `seconds` it took."""
+    `math`, `choice`, `code (bubblewrap)`, `gym`, `user`, `judge`, `judge-second-look`), the answer as
+    `extracted` (None when none was found), and the `seconds` it took."""
 
     trace_id: str
     problem_id: str

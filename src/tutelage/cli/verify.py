@@ -194,7 +194,7 @@ def _check_gold(
             source,
             checker=kind,
             columns=columns,
-            seconds=seconds or 5.0,
+            seconds=seconds,
             tolerance=tolerance,
             workers=workers or 1,
             allow_weaker_sandbox=weaker,

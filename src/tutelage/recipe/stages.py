@@ -146,7 +146,7 @@ class Verify(StageConfig):
     kind: Literal["verify"]
     problems: Problems
     traces: Traces
-    seconds: float = Field(default=5.0, gt=0)
+    seconds: float = Field(default=4.0, gt=0)
     workers: Positive | None = None
     engine: Literal["local", "ray"] = "local"
     tolerance: float | None = Field(default=None, ge=0)

@@ -25,6 +25,7 @@ from tutelage.recipe.stage import Progress
 from tutelage.records import Problem, Trace, write_records
 from tutelage.verify import agreement
 from tutelage.verify.gold import check_gold
+from tutelage.verify.workers import SECONDS
 
 SHOWN = 20
 JUDGE_TOKENS = 2048
@@ -130,7 +131,7 @@ def check_gold_file(
     *,
     checker: str | None = None,
     columns: Sequence[str] | None = None,
-    seconds: float = 5.0,
+    seconds: float | None = None,
     tolerance: float | None = None,
     workers: int = 1,
     allow_weaker_sandbox: bool = False,
@@ -143,7 +144,7 @@ def check_gold_file(
         problems = [replace(each, metadata={"tolerance": tolerance, **each.metadata}) for each in problems]
     found = check_gold(
         problems,
-        seconds=seconds,
+        seconds=SECONDS if seconds is None else seconds,
         workers=workers,
         allow_weaker_sandbox=allow_weaker_sandbox,
         progress=progress,

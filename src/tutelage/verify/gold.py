@@ -21,7 +21,7 @@ from tutelage.verify.answers import marked_answer
 from tutelage.verify.cascade import CHECKERS, check_trace, require_checkers
 from tutelage.verify.gym_scorers import NONSENSE
 from tutelage.verify.numbers import Found, only_number
-from tutelage.verify.workers import WorkerPool
+from tutelage.verify.workers import SECONDS, WorkerPool
 
 Progress = Callable[[int, int, str], None]
 EMPTY_PROGRAM = "```python\npass\n```"
@@ -51,7 +51,7 @@ def check_gold(
     problems: Sequence[Problem],
     pool: WorkerPool | None = None,
     *,
-    seconds: float = 5.0,
+    seconds: float = SECONDS,
     workers: int = 1,
     allow_weaker_sandbox: bool = False,
     progress: Progress | None = None,
