@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -101,3 +103,14 @@ def test_a_piece_that_takes_every_worker_down_ends_the_run() -> None:
     worker.begun += 1
     error, _ = worked(worker, 1)
     assert isinstance(error, PartialError) and "died 4 times" in str(error)
+
+
+def test_a_cluster_that_was_killed_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not engines._forgotten()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        note.write_text(f"127.0.0.1:{listening.getsockname()[1]}\n")
+        assert not engines._forgotten()
+    assert engines._forgotten()

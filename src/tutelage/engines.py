@@ -20,6 +20,7 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
@@ -86,17 +87,40 @@ def _quiet_ray() -> Iterator[Any]:
 
 def _connect(ray: Any) -> None:
     address = os.environ.get("RAY_ADDRESS", "")
-    host, _, port = address.rpartition(":")
     try:
-        if host and "/" not in host and port.isdigit():
-            # Ray itself tries for two minutes.
-            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        _reach(address)
+        ray.init(
+            address=None if address or not _forgotten() else "local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except (OSError, RuntimeError, ValueError) as error:
         hint = " (does it ask for a token? Then set RAY_AUTH_MODE=token)" if address else ""
         raise UsageError(
             f"no Ray cluster at {address or 'this machine'}: {_one_line(error)}{hint}"
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Raises OSError when nobody listens at host:port. Ray itself would try for two minutes."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _forgotten() -> bool:
+    """Whether the cluster that Ray noted down on this machine is gone: one that was killed leaves its note
+    behind, and Ray would wait for it."""
+    try:
+        _reach(
+            (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster").read_text().strip()
+        )
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _on_ray(ray: Any, make: Make[Any, Any], pieces: Sequence[Any], workers: int) -> Iterator[Any]:
