@@ -1,8 +1,9 @@
 """Collecting, side by side with a bare aiohttp loop that stores nothing.
 
-Both ask the same fake server (a process of its own, a fixed 50 ms, replies of about 1 kB, every prompt another)
-with the same number of requests at once, by turns, each round in a fresh process. `collect` has every reply on
-disk (synchronous=FULL) before it counts. With `--requests 100000` the memory in use is printed as it goes.
+Both ask the same fake server (a process of its own, a fixed 50 ms, replies of about 1 kB, every prompt
+another) with the same number of requests at once, by turns, each round in a fresh process. `collect` has
+every reply on disk (synchronous=FULL) before it counts. With `--requests 100000` the memory in use is printed
+as it goes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def one(side: str, url: str, requests: int, at_once: int, every: int) -> None:
     memory: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         if side == "collect":
-            import tutelage.teachers.endpoint  # not part of the time
+            import tutelage.teachers.endpoint  # noqa: F401 - not part of the time
         else:
             import aiohttp  # noqa: F401
         began, busy = time.perf_counter(), time.process_time()
@@ -110,7 +111,8 @@ def main(arguments: list[str] | None = None) -> None:
             for side, rounds in found.items():
                 rounds.append(_round(side, url, options))
     print(
-        f"{options.requests} requests, {options.at_once} at once, 50 ms each, {options.rounds} rounds by turns"
+        f"{options.requests} requests, {options.at_once} at once, 50 ms each, "
+        f"{options.rounds} rounds by turns"
     )
     for side, rounds in found.items():
         speeds = " / ".join(f"{each['per_s']:,.0f}" for each in rounds)

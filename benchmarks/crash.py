@@ -1,8 +1,8 @@
 """kill -9 at random moments of a collecting run, again and again; then to the end; then the counts.
 
-Checked: every request is answered once in the traces; no request whose reply was stored before a kill was sent
-again after it; what was asked more than once is no more than what was in flight at the kills. The fake server
-counts, not we.
+Checked: every request is answered once in the traces; no request whose reply was stored before a kill was
+sent again after it; what was asked more than once is no more than what was in flight at the kills. The fake
+server counts, not we.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"replies stored at the kills: {[len(kill.stored) for kill in kills]}")
     print(f"in flight at the kills: {flying}, {sum(flying)} in all")
     print(
-        f"answered once in the traces: {options.requests}; sent in all: {sum(asked.values())}, so {again} again"
+        f"answered once in the traces: {options.requests}; "
+        f"sent in all: {sum(asked.values())}, so {again} again"
     )
     print("sent again although stored: 0")
 

@@ -1,7 +1,7 @@
 """A chat completions server that costs next to nothing: raw asyncio, a fixed wait, a reply of about 1 kB.
 
-It counts requests by prompt: GET /asked gives how often each was asked, GET /answered how often the whole reply
-was handed to the network. Run it by itself (it prints its address), or from Python with `serving`.
+It counts requests by prompt: GET /asked gives how often each was asked, GET /answered how often the whole
+reply was handed to the network. Run it by itself (it prints its address), or from Python with `serving`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 from urllib.request import urlopen
 
 THINKING = "Let me see. The question gives two numbers, so I add them and check the sum once more. " * 6
@@ -24,8 +25,8 @@ USAGE = {"prompt_tokens": 12, "completion_tokens": 180, "total_tokens": 192}
 class Connection(asyncio.Protocol):
     """One kept-alive connection; requests come one after another."""
 
-    asked: Counter[str] = Counter()
-    answered: Counter[str] = Counter()
+    asked: ClassVar[Counter[str]] = Counter()
+    answered: ClassVar[Counter[str]] = Counter()
     seconds = 0.05
     reply = b""
 

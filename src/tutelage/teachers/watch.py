@@ -24,10 +24,10 @@ RATE_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Watch:
-    """`done` of `total` orders are finished (bought now, found in the ledger, or failed); `asked` of them
-    were bought or failed now. `sent` counts HTTP requests with their retries, `bought` new replies. `errors`
-    counts what went wrong by kind (`429`, `timeout`, ...), also where a retry put it right. `at_once`
-    requests are in flight, `limit` is how many may be."""
+    """`done` of `total` orders are finished: bought now, found in the ledger, or failed. `sent` counts HTTP
+    requests with their retries, `bought` new replies. `errors` counts what went wrong by kind (`429`,
+    `timeout`, ...), also where a retry put it right. `unpriced` and `uncounted` are new replies without a
+    known cost, or a known number of tokens. `at_once` requests are in flight, `limit` is how many may be."""
 
     total: int
     progress: Progress | None = None
