@@ -120,7 +120,10 @@ def main(arguments: list[str] | None = None) -> None:
         peak = max(each["peak_mb"] for each in rounds)
         print(f"{side:8} {speeds} requests/s   {cpu:.3f} ms CPU per request   {peak} MB at most")
     ratios = [c["per_s"] / b["per_s"] for b, c in zip(found["bare"], found["collect"], strict=True)]
-    print(f"collect / bare, round by round: {' / '.join(f'{ratio:.2f}' for ratio in ratios)} (wanted: 0.60)")
+    print(
+        f"collect / bare, round by round: {' / '.join(f'{ratio:.2f}' for ratio in ratios)}, "
+        f"median {statistics.median(ratios):.2f} (wanted: 0.60)"
+    )
     for each in found["collect"]:
         if each["memory_mb"]:
             print(f"memory of collect every {options.every}: {each['memory_mb']} MB")
