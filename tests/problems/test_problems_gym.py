@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +27,12 @@ def test_the_same_name_gives_the_same_problems(tmp_path: Path) -> None:
     assert first[0].metadata["source_dataset"] == "leg_counting" and len({p.id for p in first}) == 5
     write_records(tmp_path / "p.parquet", first, Problem)
     assert read_records(tmp_path / "p.parquet", Problem) == first
+
+
+def test_drawing_leaves_the_precision_of_decimals_alone() -> None:
+    before = decimal.getcontext().prec
+    assert len(read_problems("gym:decimal_arithmetic", limit=3)) == 3
+    assert decimal.getcontext().prec == before
 
 
 def test_other_seeds_settings_and_splits_give_other_problems() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import fake_stages
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
@@ -155,6 +155,7 @@ def test_an_unknown_recipe_names_what_there_is() -> None:
     text=st.text(max_size=20),
     number=st.floats(allow_nan=False, allow_infinity=False),
 )
+@example(text="a\x85b\u2028", number=0.0)
 def test_the_resolved_recipe_says_the_same(text: str, number: float) -> None:
     data = copy.deepcopy(fake_stages.RECIPE) | {"about": text, "title": "1e-3"}
     data["stages"]["world"]["factor"] = number

@@ -35,16 +35,16 @@ def cluster() -> Iterator[Path]:
     """Two nodes with one core each, started with the key in their environment; gives Ray's log folder."""
     before = dict(os.environ)
     os.environ.update(engines._RAY_SETTINGS, RAY_AUTH_MODE="disabled", CLUSTER_TEST_KEY=KEY)
+    import ray
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # a cluster that another test of this process started does not have the key
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         nodes.add_node(num_cpus=1)
         os.environ["RAY_ADDRESS"] = nodes.address
         yield Path(nodes.head_node.get_session_dir_path())
     finally:
-        import ray
-
         ray.shutdown()
         nodes.shutdown()
         os.environ.clear()

@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
@@ -125,7 +125,17 @@ def test_promises_of_the_machine(script, seed, spare, limit):
     assert (row.ids[-1] == END) == (progress.finish_reason == "stop")
 
 
+def forced_like_a_marker(policy, waits=()):
+    """A wait string whose first id is that of a marker of two."""
+    return Script(policy=policy, open=(4, 1), close=(1, 1), end=frozenset({END}), waits=waits, close_text=())
+
+
 @given(one=scripts(), other=scripts(), seed=st.integers(0, 10**6))
+@example(
+    one=forced_like_a_marker(ThinkingPolicy(answer_reserve=1)),
+    other=forced_like_a_marker(ThinkingPolicy(min_tokens=6, wait="w", answer_reserve=1), ((1,),)),
+    seed=1,
+)
 @settings(max_examples=200, deadline=None)
 def test_replaying_another_reply_changes_nothing(one, other, seed):
     """Greedy (or with the same random numbers), a reply under one policy is the reply under another as far

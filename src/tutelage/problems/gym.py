@@ -10,6 +10,7 @@ Does not: judge; drop an item that repeats another (decontamination does); load 
 from __future__ import annotations
 
 import contextlib
+import decimal
 import io
 import json
 from collections.abc import Mapping
@@ -51,7 +52,8 @@ def gym_problems(name: str, *, size: int, split: str = "train", licence: str = "
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"{name}: reasoning-gym has no task {task!r}{hint}")
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # some tasks print while they draw
+        # Some tasks print while they draw; one sets the precision of decimals, which our money is.
+        with contextlib.redirect_stdout(io.StringIO()), decimal.localcontext():
             data = create_dataset(task, seed=first_seed(seed, split), size=size, **settings)
             return [_problem(name, task, f"{split}{index}", data[index], licence) for index in range(size)]
     except (TypeError, ValueError, AssertionError, ArithmeticError, LookupError) as error:

@@ -85,7 +85,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
-    style = '"' if re.match(r"^[-+.]?[0-9]", text) or text in {"true", "false", "True", "False"} else None
+    bare = re.match(r"^[-+.]?[0-9]", text) or text in {"true", "false", "True", "False"}
+    # Unicode's line ends are folded to a space unless they are written as escapes.
+    style = '"' if bare or re.search("[\x85\u2028\u2029]", text) else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -122,8 +122,8 @@ class Row:
                 if self.pending[0] != token:
                     break
                 self.pending.pop(0)
-            elif by_force or self.offer(token) != token:
-                break
+            elif by_force or self.offer(token) != token or self.back:
+                break  # also where a wait string that took the place of the marker begins with the same id
         self.pending.clear()
         self.back = 0
 

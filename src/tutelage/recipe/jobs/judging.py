@@ -43,7 +43,7 @@ from tutelage.teachers.replies import is_truncated
 from tutelage.verify import agreement
 from tutelage.verify.batches import judge_sharded
 from tutelage.verify.cascade import judge
-from tutelage.verify.judge import NoReply, ask_judge, looks
+from tutelage.verify.llm_judge import NoReply, ask_judge, looks
 from tutelage.verify.user import absolute
 from tutelage.verify.workers import WorkerPool
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.records import Problem, Status, Trace, Verdict
-from tutelage.verify.judge import (
+from tutelage.verify.llm_judge import (
     FIRST,
     SECOND,
     TEXT_LIMIT,
