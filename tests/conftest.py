@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -62,3 +63,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for node, reason in _not_allowed().items():
         terminalreporter.write_line(f"skipped, but not in tests/{ALLOWED.name}: {node} ({reason})", red=True)
+
+
+CLUSTER_KEY = "sk-of-the-cluster-0123456789"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[Path]:
+    """Two Ray nodes with one core each, started with a key in their environment; gives Ray's log folder.
+
+    One for the whole session: Ray Data keeps references to the first cluster that a process has used. Tests
+    that use it carry `xdist_group("ray")`."""
+    from tutelage import engines
+
+    before = dict(os.environ)
+    os.environ.update(engines._RAY_SETTINGS, RAY_AUTH_MODE="disabled", CLUSTER_TEST_KEY=CLUSTER_KEY)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        nodes.add_node(num_cpus=1)
+        os.environ["RAY_ADDRESS"] = nodes.address
+        yield Path(nodes.head_node.get_session_dir_path())
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+        os.environ.clear()
+        os.environ.update(before)

@@ -199,7 +199,8 @@ def test_verdicts_as_lines_of_json(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_verdicts(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.xdist_group("ray")
+def test_ray_gives_the_same_verdicts(ray_cluster: Path, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "check.py").write_text("def check(problem, trace):\n    return '3' in trace.answer\n")
     for kind in ("number", f"{tmp_path}/check.py:check"):
         prepared(folder, ANSWERS, kind=kind)

@@ -10,14 +10,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from endpoint_server import Say, Server, completion, problems, serving
 
-from tutelage import engines
 from tutelage.records import Trace, Verdict, by_id, read_records, write_records
 from tutelage.teachers.collect import collect
 from tutelage.teachers.endpoint import EndpointTeacher
@@ -26,29 +24,7 @@ from tutelage.teachers.shards import collect_sharded
 from tutelage.verify.batches import judge_sharded
 from tutelage.verify.cascade import judge
 
-pytestmark = pytest.mark.slow
-KEY = "sk-of-the-cluster-0123456789"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Path]:
-    """Two nodes with one core each, started with the key in their environment; gives Ray's log folder."""
-    before = dict(os.environ)
-    os.environ.update(engines._RAY_SETTINGS, RAY_AUTH_MODE="disabled", CLUSTER_TEST_KEY=KEY)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    ray.shutdown()  # a cluster that another test of this process started does not have the key
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        nodes.add_node(num_cpus=1)
-        os.environ["RAY_ADDRESS"] = nodes.address
-        yield Path(nodes.head_node.get_session_dir_path())
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 
 def holder(path: Path) -> int | None:
@@ -85,7 +61,7 @@ def kill_one(server: Server, path: Path, after: int, killed: list[tuple[int, int
 
 
 def test_a_killed_worker_loses_nothing_and_buys_nothing_twice(
-    cluster: Path, tmp_path: Path, capfd: Any
+    ray_cluster: Path, tmp_path: Path, capfd: Any
 ) -> None:
     path = tmp_path / "l.sqlite"
     told: list[tuple[int, int, str]] = []
@@ -105,7 +81,9 @@ def test_a_killed_worker_loses_nothing_and_buys_nothing_twice(
         thread.join()
         asked = Counter(map(question, server.bodies))
         assert killed, "no worker was killed in the middle"
-        assert {header["Authorization"] for header in server.headers} == {f"Bearer {KEY}"}
+        assert {header["Authorization"] for header in server.headers} == {
+            f"Bearer {os.environ['CLUSTER_TEST_KEY']}"
+        }
     assert result.error is None and not result.failed and result.states == {"done": 300}
     assert result.bought == 300 and len(list(result.traces)) == 300
     # Each prompt once, and again only what the killed worker had in flight: its half of the concurrency.
@@ -115,8 +93,8 @@ def test_a_killed_worker_loses_nothing_and_buys_nothing_twice(
     assert any(0 < done < total for done, total, _ in told) and told[-1][0] == 300
     assert capfd.readouterr().out == ""
     # The key is nowhere but in the environment: not in the ledger, not in what Ray wrote down.
-    kept = [each for root in (tmp_path, cluster) for each in root.rglob("*") if each.is_file()]
-    assert not [str(each) for each in kept if KEY.encode() in each.read_bytes()]
+    kept = [each for root in (tmp_path, ray_cluster) for each in root.rglob("*") if each.is_file()]
+    assert not [str(each) for each in kept if os.environ["CLUSTER_TEST_KEY"].encode() in each.read_bytes()]
 
 
 DRIVER = """
@@ -131,7 +109,9 @@ collect_sharded(problems, teacher, samples=1, ledger_path=Path(sys.argv[2]), wor
 """
 
 
-def test_a_killed_caller_leaves_shards_that_a_local_collect_takes_up(cluster: Path, tmp_path: Path) -> None:
+def test_a_killed_caller_leaves_shards_that_a_local_collect_takes_up(
+    ray_cluster: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "l.sqlite"
     with serving(slowly) as server:
         child = subprocess.Popen([sys.executable, "-c", DRIVER, server.url, str(path)])
@@ -187,7 +167,7 @@ def check(problem, trace):
 
 
 def test_verdicts_are_those_of_one_process_also_when_a_worker_is_killed(
-    cluster: Path, tmp_path: Path
+    ray_cluster: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "checker.py").write_text(CHECKER)
     (tmp_path / "killed").touch()
