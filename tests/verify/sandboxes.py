@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from attacks import attack
@@ -22,6 +22,9 @@ SMALL = Limits(
     processes=32,
 )
 """Wall time is no part of these tests: two cores may be busy with others."""
+
+ROOMY = replace(SMALL, cpu_seconds=20.0)
+"""For attacks that walk through all folders."""
 
 
 def attacked(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import attacks
 import pytest
-from sandboxes import SMALL, attacked, listening, said, works
+from sandboxes import ROOMY, SMALL, attacked, listening, said, works
 
 from tutelage.verify import landlock
 from tutelage.verify.sandbox import Outcome, Sandbox, _trial, find_sandbox
@@ -114,7 +114,7 @@ def test_nothing_outside_the_scratch_folder_can_be_written(tmp_path: Path) -> No
     victim.write_text("whole")
     reachable(victim)
     before = victim.stat()
-    assert said(attack_once(attacks.WRITE_ANYWHERE, PATHS=[str(victim)])) == "tried True\n"
+    assert said(attack_once(attacks.WRITE_ANYWHERE, limits=ROOMY, PATHS=[str(victim)])) == "tried True\n"
     assert victim.read_text() == "whole" and victim.stat() == before
 
 
