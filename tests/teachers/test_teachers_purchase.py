@@ -157,9 +157,7 @@ def test_a_rate_limit_stops_all_workers(tmp_path: Path) -> None:
 def test_a_wait_that_is_longer_than_the_deadline_ends_the_run(tmp_path: Path) -> None:
     limit = Say({}, status=429, headers={"Retry-After": "86400"})
     with serving(first_then_echo(Say(completion()), limit)) as server:
-        with pytest.raises(
-            PartialError, match=r"asks to wait [89]\d{4} s, longer than deadline_s .*1 new repl"
-        ):
+        with pytest.raises(PartialError, match=r"asks to wait [89]\d{4} s, longer than .* 1 new repl"):
             buy(server, tmp_path / "l", 200, concurrency=1)
         assert len(server.bodies) == 2
 

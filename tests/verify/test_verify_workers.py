@@ -242,3 +242,18 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
 def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="must be"):
         WorkerPool(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_caller_that_holds_much_memory_does_not_wear_out_its_workers() -> None:
+    # Linux hands the largest size of a process on to what it starts.
+    text = (
+        "held = bytearray(900 * 2**20)\n"
+        "held[:: 4096] = bytes(len(held[:: 4096]))\n"
+        "from tutelage.verify import cascade, verify\n"
+        "for _ in range(2):\n"
+        "    print(verify(answer='$x+1$', gold='1+x', kind='math', seconds=60).status)\n"
+        "    print([worker.process.pid for worker in cascade._shared_pool()._all])\n"
+    )
+    said = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True).stdout
+    first, pids, second, again = said.splitlines()
+    assert (first, second) == ("correct", "correct") and pids == again != "[]"

@@ -44,11 +44,9 @@ def _peak_memory() -> int:
     """The most memory this program has held, in bytes."""
     # Not ru_maxrss where there is /proc: on Linux it starts at what the process that started this one held
     # (a caller with torch loaded), and every worker would be retired after its first answer.
-    with (
-        contextlib.suppress(OSError, StopIteration, ValueError),
-        Path("/proc/self/status").open("rb") as lines,
-    ):
-        return int(next(line for line in lines if line.startswith(b"VmHWM:")).split()[1]) * 1024
+    with contextlib.suppress(OSError, StopIteration, ValueError):
+        told = Path("/proc/self/status").read_bytes().splitlines()
+        return int(next(line for line in told if line.startswith(b"VmHWM:")).split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
