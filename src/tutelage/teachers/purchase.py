@@ -47,6 +47,9 @@ STOP_STATUS = {
 }
 # So many failed orders in a row from the start, and not one reply: the rest would fail too.
 HOPELESS = 20
+# So many times a server that has never answered is tried again when nobody listens: about three seconds. A
+# mistyped address should not cost more; a server that went away later gets all retries.
+FIRST_CONNECTS = 2
 OVERLOADED = frozenset({"503", "529", "timeout"})
 MAY_HAVE_BEEN_CHARGED = frozenset({"timeout", "torn", "oversized", "unreadable"})
 _QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached")
@@ -225,6 +228,8 @@ async def _answer(run: _Run, order: Order, slot: Slot | None) -> None:
             kinds.add(miss.kind)
             tries += 1
             if tries > teacher.retries or not miss.passes:
+                break
+            if miss.kind == "connect" and not run.replies and tries > FIRST_CONNECTS:
                 break
         if loop.time() + pause > end:
             break

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 Tags = Sequence[tuple[str, str]]
 TAGS: tuple[tuple[str, str], ...] = (
@@ -18,6 +19,13 @@ TAGS: tuple[tuple[str, str], ...] = (
     ("<thinking>", "</thinking>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )
+
+
+@lru_cache(maxsize=64)
+def _marks(pairs: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
+    # Longer marks first: of two tags where one begins like the other, the whole one is meant.
+    words = sorted({word for pair in pairs for word in pair}, key=len, reverse=True)
+    return re.compile("|".join(re.escape(word) for word in words))
 
 
 def split_tags(text: str, tags: Tags = TAGS, truncated: bool = False) -> tuple[str, str]:
@@ -31,9 +39,7 @@ def split_tags(text: str, tags: Tags = TAGS, truncated: bool = False) -> tuple[s
     closer_of = {opener: closer for opener, closer in tags if opener and closer}
     if not closer_of:
         return "", text
-    # Longer marks first: of two tags where one begins like the other, the whole one is meant.
-    words = sorted({word for pair in closer_of.items() for word in pair}, key=len, reverse=True)
-    marks = re.compile("|".join(re.escape(word) for word in words))
+    marks = _marks(tuple(closer_of.items()))
     last = {closer: text.rfind(closer) for closer in closer_of.values()}
     thinking: list[str] = []
     answer: list[str] = []
