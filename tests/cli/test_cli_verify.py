@@ -46,6 +46,14 @@ def test_a_file_of_answers(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
     code, out, _ = run(capfd, *A, "--kind", "number", "--json")
     document = json.loads(out)
     assert code == 0 and document.pop("seconds") > 0
+    told = document.pop("verdicts")
+    assert [(row["id"], row["status"]) for row in told] == [
+        ("1", "correct"),
+        ("2", "incorrect"),
+        ("3", "undecided"),
+        ("4", "undecided"),
+    ]
+    assert set(told[0]) == {"id", "status", "reason", "method", "extracted"}
     assert document == {
         "rows": 4,
         "correct": 1,
@@ -57,6 +65,7 @@ def test_a_file_of_answers(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert not list(folder.glob("*.parquet"))  # without --out nothing is written
     code, out, _ = run(capfd, *A)
     assert "4 judged: 1 correct, 1 incorrect, 2 undecided" in out and "undecided, 1: no gold answer" in out
+    assert "wrote" not in out
 
 
 @pytest.mark.parametrize("name", ["v.parquet", "v.jsonl"])

@@ -49,7 +49,12 @@ def verify(
         typer.Option("--check-gold", metavar="FILE", help="Only check the gold answers of these questions."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="PATH", help="Verdicts: .parquet or .jsonl.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PATH",
+            help="Verdicts: .parquet or .jsonl (FILE without it: in the document of --json).",
+        ),
     ] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="At most, for one verdict.")] = None,
     tolerance: Annotated[
@@ -229,4 +234,4 @@ def _text(document: dict[str, Any]) -> str:
     counts = document.get("metrics", document)
     text = [verifying.counts_text(counts)] if "methods" in counts else []
     places = [*document.get("outputs", {}).values(), document.get("verdicts")]
-    return "\n".join([*text, *(f"wrote {place}" for place in places if place)])
+    return "\n".join([*text, *(f"wrote {place}" for place in places if isinstance(place, str))])

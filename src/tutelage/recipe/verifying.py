@@ -22,7 +22,7 @@ from tutelage.recipe.collecting import SERVERS, teacher_settings
 from tutelage.recipe.given import column_pairs, questions_file
 from tutelage.recipe.single import run_single
 from tutelage.recipe.stage import Progress
-from tutelage.records import Problem, Trace, write_records
+from tutelage.records import Problem, Trace, Verdict, read_records, write_records
 from tutelage.verify import agreement
 from tutelage.verify.gold import check_gold
 from tutelage.verify.workers import SECONDS
@@ -61,7 +61,8 @@ def verify_answers(
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Verdicts on the rows of a file: the counts, the seconds, and with `out` where the verdicts are.
+    """Verdicts on the rows of a file: the counts, the seconds, and the verdicts, as rows {id, status, reason,
+    method, extracted} in the order of the file, or with `out` the place where they are.
 
     Raises UsageError, and PartialError with the same document when a judge stopped early."""
     if settings.get("judge") is not None and ledger is None and out is None:
@@ -81,8 +82,8 @@ def verify_answers(
         def document(result: Mapping[str, Any]) -> dict[str, Any]:
             counts = {key: value for key, value in result["metrics"].items() if key != "traces"}
             seconds = round(time.perf_counter() - start, 3)
-            where = {"verdicts": str(out)} if out is not None else {}
-            return {"rows": rows, **counts, "seconds": seconds, **where}
+            told = str(out) if out is not None else _told(folder / "verdicts.parquet")
+            return {"rows": rows, **counts, "seconds": seconds, "verdicts": told}
 
         try:
             result = run_single(
@@ -99,6 +100,19 @@ def verify_answers(
                 raise PartialError(str(error), done=document(error.done)) from error
             raise
         return document(result)
+
+
+def _told(path: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": each.problem_id,
+            "status": each.status,
+            "reason": each.reason,
+            "method": each.method,
+            "extracted": each.extracted,
+        }
+        for each in read_records(path, Verdict)
+    ]
 
 
 def verify_records(
