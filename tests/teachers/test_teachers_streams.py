@@ -232,7 +232,9 @@ def test_a_stream_takes_little_more_room_than_the_reply_it_adds_up_to() -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [gzip.compress(b"{}")[:-4], b"\x1f\x8b", b"\x1f\x8bnot gzip", gzip.compress(b" " * 2**27)]
+    "raw",
+    [gzip.compress(b"{}")[:-4], b"\x1f\x8b", b"\x1f\x8bnot gzip", gzip.compress(b" " * 2**27)],
+    ids=["torn", "mark alone", "not gzip", "bomb"],
 )
 def test_what_is_packed_wrongly_is_no_reply(raw: bytes) -> None:
     assert parse_reply(raw).state == "failed"

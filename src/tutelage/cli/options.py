@@ -12,13 +12,20 @@ from tutelage.cli.output import emit
 
 Problems = Annotated[
     str,
-    typer.Option("--problems", metavar="FILE", help="Questions: .jsonl, .json, .parquet, or hub:owner/name."),
+    typer.Option(
+        "--problems",
+        metavar="FILE",
+        help="Questions: .jsonl, .json, .parquet, hub:owner/name, or gym:TASK.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="Where the result goes.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first so many questions.")]
 Checker = Annotated[
     str | None,
-    typer.Option("--checker", help="How answers are judged: exact, number, math, or file.py:function."),
+    typer.Option(
+        "--checker",
+        help="How answers are judged: exact, number, math, choice, code, gym:TASK, or file.py:function.",
+    ),
 ]
 Columns = Annotated[
     list[str] | None,
