@@ -7,6 +7,7 @@ import pytest
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
 from tutelage.verify import WorkerPool, code, judge
+from tutelage.verify.gold import check_gold
 from tutelage.verify.sandbox import Outcome, Sandbox, find_sandbox
 
 SANDBOX = find_sandbox()
@@ -195,3 +196,9 @@ def test_judge_runs_several_programs_at_once_and_keeps_the_order() -> None:
     verdicts = list(judge({"p": problem}, traces, workers=4))
     assert [verdict.status for verdict in verdicts] == ["incorrect", "correct"] * 4
     assert [verdict.trace_id for verdict in verdicts] == [f"t{n}" for n in range(8)]
+
+
+@pytest.mark.parametrize("gold", [None, "", " \n"])
+def test_a_gold_answer_without_tests_is_found_before_any_program_runs(gold: str | None) -> None:
+    (failure,) = check_gold([Problem("p", "q", gold, "code")])
+    assert (failure.test, failure.reason) == ("empty", "no gold answer")

@@ -36,7 +36,7 @@ def test_a_gold_that_is_no_number_is_listed_with_its_reason() -> None:
     assert "not a number" in found[0].reason
 
 
-@pytest.mark.parametrize("kind", ["number", "exact", "math", "choice", "code"])
+@pytest.mark.parametrize("kind", ["number", "exact", "math", "choice"])
 @pytest.mark.parametrize("gold", [None, "", " \n"])
 def test_an_empty_gold_is_a_failure(kind: str, gold: str | None) -> None:
     assert failing(gold, kind) == [("empty", "no gold answer")]

@@ -22,7 +22,8 @@ from pathlib import Path, PurePath
 
 from tutelage.verify.visible import python_paths, system_paths
 
-SCRATCH = "/tmp"
+# The usual place, unless the interpreter lies below it: an empty file system would hide it.
+SCRATCH = "/scratch" if any(Path(path).is_relative_to("/tmp") for path in python_paths()) else "/tmp"
 SHARED_MEMORY = "/dev/shm"
 SHARED_MEMORY_BYTES = 2**24
 INSTALL = "install bubblewrap (apt-get install bubblewrap, or pip install 'tutelage[code]')"
