@@ -33,6 +33,7 @@ GSM8K ?= $(firstword $(wildcard gsm8k data/gsm8k ../gsm8k ../data/gsm8k ../*/dat
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/collect.py
+	$(BIN)/python benchmarks/collect.py --requests 100000 --rounds 1
 	$(BIN)/python benchmarks/crash.py
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
