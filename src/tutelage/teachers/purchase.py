@@ -50,6 +50,7 @@ HOPELESS = 20
 # So many times a server that has never answered is tried again when nobody listens: about three seconds. A
 # mistyped address should not cost more; a server that went away later gets all retries.
 FIRST_CONNECTS = 2
+BUDGETED_AHEAD = 4
 OVERLOADED = frozenset({"503", "529", "timeout"})
 MAY_HAVE_BEEN_CHARGED = frozenset({"timeout", "torn", "oversized", "unreadable"})
 _QUOTA_CODES = ("insufficient_quota", "billing_hard_limit_reached")
@@ -154,7 +155,8 @@ async def _buy(
     )
     async with open_post(teacher.url, teacher.concurrency) as post:
         gate = Gate(pace, watch)
-        ahead = min(AHEAD, teacher.concurrency)
+        # What is claimed at a kill counts as charged: under a budget little is claimed before it is sent.
+        ahead = min(AHEAD if teacher.budget is None else BUDGETED_AHEAD, teacher.concurrency)
         desk = Desk(teacher, ledger, wanted, watch, teacher.budget, ahead, gate.no_more)
         run = _Run(teacher, key, teacher.url, teacher.headers(key), post, watch, desk, gate)
         try:
