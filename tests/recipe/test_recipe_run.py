@@ -21,6 +21,7 @@ from rich.console import Console
 
 from tutelage.errors import PartialError, StorageError, UsageError
 from tutelage.recipe.load import build_recipe, load_recipe
+from tutelage.recipe.lock import run_lock
 from tutelage.recipe.run import run_recipe
 
 HERE = Path(__file__).parent
@@ -297,8 +298,9 @@ def test_kill_9_at_random_moments_ends_in_the_same_results(tmp_path: Path) -> No
         kills += process.poll() is None
         process.kill()
         process.communicate()
-        if kills % 3 == 0:
-            shutil.rmtree(tmp_path / "killed/run", ignore_errors=True)
+        if kills % 3 == 0 and (tmp_path / "killed/run").exists():
+            with run_lock(tmp_path / "killed/run", wait_s=30):  # its workers, too, have ended
+                shutil.rmtree(tmp_path / "killed/run")
     run_recipe(recipe, tmp_path / "killed/run")
     for path in ("report.json", "metrics/all.json", "data/next-seed1-numbers.json"):
         assert (tmp_path / "killed/run" / path).read_bytes() == (tmp_path / "whole/run" / path).read_bytes()
