@@ -26,7 +26,9 @@ def test_commands_use_verbs_and_options_that_there_are(path: Path) -> None:
         verb = line.split("tutelage ", 1)[1].split()[0]
         assert verb in VERBS, line
         known = {option for parameter in VERBS[verb].params for option in parameter.opts}
-        assert set(re.findall(r"(?<=\s)--[a-z][a-z-]*", line)) <= known, line
+        given = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", line))
+        assert given <= known, line
+        assert "--budget" not in given or "--max-tokens" in given, f"a budget needs a limit: {line}"
 
 
 def test_commands_are_found() -> None:

@@ -121,7 +121,9 @@ class EndpointTeacher:
             if getattr(self, name) < 0:
                 raise UsageError(f"{name}: {getattr(self, name)} is below 0")
         if self.budget is not None and money.upper_bound(self.price, "", self.max_tokens) is None:
-            raise UsageError("budget: a cap needs price.prompt, price.completion and max_tokens")
+            raise UsageError(
+                "budget: a cap needs a price (prompt and completion) and max_tokens, the limit of one reply"
+            )
 
     def _check_messages(self) -> None:
         if self.max_tokens is None:
