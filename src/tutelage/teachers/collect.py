@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from tutelage.errors import StorageError, TutelageError, UsageError
@@ -103,7 +104,7 @@ def _fill(ledger: Ledger, orders: Orders, watch: Watch) -> None:
     watch.tick(0)
     todo = _missing(ledger, orders, watch)
     while (first := next(todo, None)) is not None:
-        held = teacher.buy(_again(first, todo), ledger, watch).held
+        held = teacher.buy(chain([first], todo), ledger, watch).held
         if not held:
             return
         watch.tick(0, f"another process is buying {len(held)} of these")
@@ -111,28 +112,28 @@ def _fill(ledger: Ledger, orders: Orders, watch: Watch) -> None:
         todo = (teacher.order(*each) for each in held)
 
 
-def _again(first: Order, rest: Iterator[Order]) -> Iterator[Order]:
-    yield first
-    yield from rest
-
-
 def _missing(ledger: Ledger, orders: Orders, watch: Watch) -> Iterator[Order]:
-    """The orders without a usable reply, made as they are taken. Replies that were stored but not read before
-    a kill are read now."""
+    """The orders without a usable reply, made as they are taken."""
     teacher = orders.teacher
     for numbers in chunks(range(len(orders)), CHUNK):
         made = [orders.order(number) for number in numbers]
         # Two problems with the same text make the same request; it is bought once.
         unique = {each.debt.key: each for each in made}
-        states = ledger.states(list(unique))
-        for key in [key for key, (state, here) in states.items() if state == "owed" and here]:
-            row = ledger.get(key)
-            found = teacher.settled(teacher.read((row.raw if row else None) or b""))
-            ledger.settle(key, found)
-            states[key] = (found.state, True)
+        states = read_states(ledger, teacher, list(unique))
         todo = [each for key, each in unique.items() if not _paid(states.get(key))]
         watch.tick(len(made) - len(todo))
         yield from todo
+
+
+def read_states(ledger: Ledger, teacher: Teacher, keys: Sequence[str]) -> dict[str, tuple[State, bool]]:
+    """`Ledger.states` of `keys`, after replies that were stored and not read before a kill are read."""
+    states = ledger.states(keys)
+    for key in [key for key, (state, here) in states.items() if state == "owed" and here]:
+        row = ledger.get(key)
+        found = teacher.settled(teacher.read((row.raw if row else None) or b""))
+        ledger.settle(key, found)
+        states[key] = (found.state, True)
+    return states
 
 
 def _paid(state: tuple[State, bool] | None) -> bool:

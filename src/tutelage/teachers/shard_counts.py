@@ -26,7 +26,7 @@ from tutelage.teachers.watch import Watch
 COUNT_SECONDS = 0.5
 _NUMBERS = (
     *("done", "sent", "bought", "prompt_tokens", "completion_tokens"),
-    *("unpriced", "uncounted", "at_once", "limit"),
+    *("unpriced", "at_once", "limit"),
 )
 
 

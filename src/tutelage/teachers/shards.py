@@ -29,7 +29,7 @@ from tutelage.engines import Engine, spread
 from tutelage.errors import BudgetError, StorageError, TutelageError, UsageError
 from tutelage.ledger import PICO, Ledger
 from tutelage.records import Problem, by_id, read_records
-from tutelage.teachers.collect import CHUNK, CollectResult, Source, collect
+from tutelage.teachers.collect import CHUNK, CollectResult, Source, collect, read_states
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.orders import Order, chunks
 from tutelage.teachers.replay import ReplayTeacher
@@ -176,16 +176,10 @@ def _missing(
     ledger: Ledger, orders: Orders, watch: Watch, *, failed: bool = True, shard: bool = False
 ) -> Iterator[Order]:
     """The orders without a usable reply; without `failed` those that nobody has tried. In a `shard` only
-    those that it has. Replies that were stored and not read before a kill are read now."""
-    teacher = orders.teacher
+    those that it has."""
     for numbers in chunks(range(len(orders)), CHUNK):
         made = {each.debt.key: each for each in map(orders.order, numbers)}
-        states = ledger.states(list(made))
-        for key in [key for key, (state, here) in states.items() if state == "owed" and here]:
-            row = ledger.get(key)
-            found = teacher.settled(teacher.read((row.raw if row else None) or b""))
-            ledger.settle(key, found)
-            states[key] = (found.state, True)
+        states = read_states(ledger, orders.teacher, list(made))
         open_ = {key for key, (state, here) in states.items() if state == "failed" or not here}
         if not failed:
             open_ -= {key for key, (state, _) in states.items() if state == "failed"}

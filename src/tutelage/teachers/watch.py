@@ -26,8 +26,8 @@ RATE_SECONDS = 10.0
 class Watch:
     """`done` of `total` orders are finished: bought now, found in the ledger, or failed. `sent` counts HTTP
     requests with their retries, `bought` new replies. `errors` counts what went wrong by kind (`429`,
-    `timeout`, ...), also where a retry put it right. `unpriced` and `uncounted` are new replies without a
-    known cost, or a known number of tokens. `at_once` requests are in flight, `limit` is how many may be."""
+    `timeout`, ...), also where a retry put it right. `unpriced` are new replies without a known
+    cost. `at_once` requests are in flight, `limit` is how many may be."""
 
     total: int
     progress: Progress | None = None
@@ -38,7 +38,6 @@ class Watch:
     completion_tokens: int = 0
     cost: Decimal = Decimal(0)
     unpriced: int = 0
-    uncounted: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     at_once: int = 0
     limit: int = 0
@@ -62,8 +61,6 @@ class Watch:
     def got(self, found: Settled) -> None:
         """A new reply is in the ledger."""
         self.bought += 1
-        if found.prompt_tokens is None or found.completion_tokens is None:
-            self.uncounted += 1
         self.prompt_tokens += found.prompt_tokens or 0
         self.completion_tokens += found.completion_tokens or 0
         if found.cost is None:

@@ -66,11 +66,6 @@ def tolerance(problem: Problem) -> Fraction:
     return found
 
 
-def tail_of(found: Found) -> units.Tail:
-    """The scale and unit beside a number."""
-    return units.read_tail(found.after, found.before)
-
-
 @lru_cache(maxsize=4096)
 def read_gold(gold: str) -> Gold | Found:
     """The gold answer as a number; the Found with its problem where it is none."""
