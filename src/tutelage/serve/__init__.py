@@ -1,0 +1,1 @@
+"""Serve: an OpenAI-compatible server with control of thinking, and its page. No control is ignored silently."""
