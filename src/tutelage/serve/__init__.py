@@ -1,1 +1,2 @@
-"""Serve: an OpenAI-compatible server with control of thinking, and its page. No control is ignored silently."""
+"""Serve: an OpenAI-compatible server with control of thinking, and its page. No control is ignored
+silently."""

@@ -21,12 +21,10 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation. `thinking`: what an assistant turn thought; empty where the prompt is
-    not to hold it, which is the rule."""
+    """One message of a conversation, without what an assistant thought: that never enters a later prompt."""
 
     role: Role
     content: str
-    thinking: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,8 @@ class Ended:
 class Refused(TutelageError):
     """A request that cannot be served, in the words and with the status that the client gets.
 
-    `param`: the field that is to blame; `code`: OpenAI's word for it; `retry_after` seconds for 429 and 503."""
+    `param`: the field that is to blame; `code`: OpenAI's word for it; `retry_after`: seconds, for 429 and
+    503."""
 
     def __init__(
         self,
@@ -122,18 +121,32 @@ class Refused(TutelageError):
         self.retry_after = retry_after
 
 
+class Replies(Protocol):
+    """The pieces of an order's choices as they come; those of different choices interleave.
+
+    (An async generator that was never started does not run its `finally`: one that holds something must
+    have been started, or be a class.)"""
+
+    def __aiter__(self) -> AsyncIterator[Said | Ended]: ...
+    async def __anext__(self) -> Said | Ended: ...
+    async def aclose(self) -> None:
+        """Cancel what is still running, at the next step. Harmless when all has ended."""
+        ...
+
+
 class Source(Protocol):
-    """A model that answers orders. `model` is its name, `context` the tokens that prompt and reply share."""
+    """A model that answers orders. `model` is its name, `context` the tokens that prompt and reply share,
+    `thinks` whether it has thinking to control at all."""
 
     model: str
     context: int
+    thinks: bool
 
-    async def open(self, order: Order) -> AsyncIterator[Said | Ended]:
-        """Start `order`; the pieces of its choices interleave.
+    async def open(self, order: Order) -> Replies:
+        """Start `order`.
 
         Whatever must become an HTTP status is raised here, before the first piece: UsageError (400) or
-        Refused. Closing the iterator (`aclose`) cancels what is still running, at the next step. What fails
-        later is raised from the iterator."""
+        Refused. What fails later is raised from the iterator."""
         ...
 
     async def tokenize(self, prompt: tuple[Turn, ...] | str) -> tuple[int, ...]:
