@@ -11,7 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
-from tutelage.measure.statistics import accuracy, cluster_bootstrap, holm, item_means, mcnemar, paired, wilson
+from tutelage.measure.statistics import (
+    accuracy,
+    cluster_bootstrap,
+    holm,
+    item_means,
+    mcnemar,
+    paired,
+    percentile_of_means,
+    wilson,
+)
 
 unit_rows = st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=4), min_size=1, max_size=20)
 
@@ -215,3 +224,20 @@ def test_item_means_take_ragged_rows() -> None:
     means, samples = item_means([[1.0, 0.0], [1.0], [0.0, 0.0, 0.0, 1.0]])
     assert means.tolist() == [0.5, 1.0, 0.25]
     assert samples == 7
+
+
+def test_a_function_of_means_has_the_interval_of_the_same_bootstrap():
+    rng = np.random.default_rng(3)
+    scores = rng.random((1, 80))
+    one = percentile_of_means(scores, lambda means: means[0], resamples=4000)
+    other = cluster_bootstrap(scores[0], resamples=4000)
+    assert one.value == pytest.approx(other.mean) and one.finite == 1
+    assert (one.lo, one.hi) == pytest.approx((other.lo, other.hi), abs=0.01)
+    # Rows are resampled together: the ratio of a row to its double is never in doubt.
+    ratio = percentile_of_means(np.vstack([scores, 2 * scores]), lambda means: means[1] / means[0])
+    assert (ratio.lo, ratio.hi) == pytest.approx((2, 2))
+    never = percentile_of_means(scores, lambda means: np.full(means.shape[1], np.inf))
+    assert (never.value, never.lo, never.hi, never.finite) == (np.inf, np.inf, np.inf, 0)
+    for rows in (np.ones((1, 0)), np.ones(3), np.array([[1.0, np.nan]])):
+        with pytest.raises(UsageError, match="statistics"):
+            percentile_of_means(rows, lambda means: means[0])

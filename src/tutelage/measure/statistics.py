@@ -13,7 +13,7 @@ items for everything else.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -59,6 +59,17 @@ class Difference:
     n: int
     p: float
     test: str
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """A quantity of item means, and the percentiles of its bootstrap. `value`, `lo` and `hi` may be infinite
+    where the quantity is; `finite` is the share of resamples in which it was not."""
+
+    value: float
+    lo: float
+    hi: float
+    finite: float
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -171,6 +182,47 @@ def paired(
     else:
         p, test = _sign_flip(gaps, seed, resamples), "sign-flip"
     return Difference(float(gaps.mean()), interval.lo, interval.hi, gaps.size, p, test)
+
+
+def percentile_of_means(
+    rows: Floats,
+    quantity: Callable[[Floats], Floats],
+    seed: int = 0,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Percentiles:
+    """A quantity that is a function of several means over the same items, with its percentile interval.
+
+    `rows` (rows, items): an item keeps its column whole when items are resampled. `quantity` turns means
+    (rows, resamples) into values (resamples,). Source: Efron & Tibshirani (1993), chapter 13. Percentiles are
+    order statistics, so that infinite values do no harm. Raises UsageError when there is no item or a value
+    is NaN or infinite."""
+    _check_level(level)
+    _check_resamples(resamples)
+    if rows.ndim != 2 or not rows.size:
+        raise UsageError("statistics: rows must be (rows, items), with at least one item")
+    if not np.isfinite(rows).all():
+        raise UsageError("statistics: a value is NaN or infinite")
+    items = rows.shape[1]
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // items)
+    # How often each item was drawn says all about a resample.
+    found = np.concatenate(
+        [
+            quantity(
+                rows
+                @ rng.multinomial(items, np.full(items, 1 / items), min(block, resamples - start)).T
+                / items
+            )
+            for start in range(0, resamples, block)
+        ]
+    )
+    ranked = np.sort(found)
+    value = float(quantity(rows.mean(axis=1, keepdims=True))[0])
+    tail = (1 - level) / 2
+    lo = float(ranked[int(tail * (resamples - 1))])
+    hi = float(ranked[math.ceil((1 - tail) * (resamples - 1))])
+    return Percentiles(value, min(lo, value), max(hi, value), float(np.isfinite(found).mean()))
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
