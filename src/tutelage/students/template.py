@@ -4,7 +4,7 @@ Promises: what a user or a teacher wrote stays text (a control token's spelling 
 message, a thought or an answer never becomes that control token); the prompt of training is the prompt of
 inference, id for id; `split_completion` undoes `render_completion` for texts without white space at their
 ends.
-Does not: load tokenizers or models, keep a conversation longer than one question, or decide how long to
+Does not: load tokenizers or models, hold what an assistant thought in earlier turns, or decide how long to
 think.
 
 Markers. Where the tokenizer has a token spelled like the marker, that one id is the marker. Where it has none
@@ -27,7 +27,8 @@ from tutelage.errors import UsageError
 from tutelage.tokens import Markers, decode_ids, encode_text
 
 # Stand-ins for the texts while the chat template is rendered; plain words, so that no template alters them.
-_SLOTS = {"system": "tutelageslotsystem", "question": "tutelageslotquestion", "answer": "tutelageslotanswer"}
+_SLOTS = {"question": "tutelageslotquestion", "answer": "tutelageslotanswer"}
+_SLOT = "tutelageslot{}end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,22 @@ class Template:
 
 
 def render_prompt(tokenizer: Any, template: Template, question: str) -> list[int]:
-    """Ids of everything before the reply.
+    """Ids of everything before the reply to one question.
 
     Raises UsageError when the chat template refuses the system message or drops the question."""
+    return render_conversation(tokenizer, template, [("user", question)])
+
+
+def render_conversation(tokenizer: Any, template: Template, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """Ids of everything before the next reply. `turns` are (role, text); the template's own system message
+    comes first where the conversation brings none.
+
+    Raises UsageError when the chat template refuses these roles or drops one of the texts."""
+    if template.system is not None and not any(role == "system" for role, _ in turns):
+        turns = [("system", template.system), *turns]
     ids: list[int] = []
-    for piece in _frame(tokenizer, template, _state(tokenizer)):
-        ids += encode_text(tokenizer, question) if piece is None else piece
+    for piece in _frame(tokenizer, template, tuple(role for role, _ in turns), _state(tokenizer)):
+        ids += encode_text(tokenizer, turns[piece][1]) if isinstance(piece, int) else piece
     return ids
 
 
@@ -81,36 +92,33 @@ def _state(tokenizer: Any) -> tuple[Any, ...]:
     return getattr(tokenizer, "chat_template", None), tokenizer.eos_token_id, len(tokenizer)
 
 
-@lru_cache(maxsize=64)
-def _frame(tokenizer: Any, template: Template, state: tuple[Any, ...]) -> tuple[tuple[int, ...] | None, ...]:
-    """The prompt's ids around the question, None where the question goes: rendering is slow, and the same for
-    all questions."""
-    messages = [{"role": "user", "content": _SLOTS["question"]}]
-    texts = {}
-    if template.system is not None:
-        texts["system"] = template.system
-        messages.insert(0, {"role": "system", "content": _SLOTS["system"]})
+@lru_cache(maxsize=256)
+def _frame(
+    tokenizer: Any, template: Template, roles: tuple[str, ...], state: tuple[Any, ...]
+) -> tuple[tuple[int, ...] | int, ...]:
+    """The prompt's ids around the texts, and the number of the turn where its text goes: rendering is slow,
+    and the same for all conversations of these roles."""
+    slots = [_SLOT.format(number) for number in range(len(roles))]
+    messages = [{"role": role, "content": slot} for role, slot in zip(roles, slots, strict=True)]
     if getattr(tokenizer, "chat_template", None):
         frame = _apply(tokenizer, messages, template.thinking)
     else:
-        frame = "\n\n".join(message["content"] for message in messages) + "\n"
-    if _SLOTS["question"] not in frame or ("system" in texts and _SLOTS["system"] not in frame):
-        raise UsageError(
-            "the tokenizer's chat template drops the question or the system message; use another template"
-        )
+        frame = "\n\n".join(slots) + "\n"
     # Some templates (R1 distillations) open the thinking themselves; the marker is ours to write, once.
     bare = frame.rstrip()
     if bare.endswith(template.think_open):
         frame = bare[: -len(template.think_open)]
-    pieces: list[tuple[int, ...] | None] = []
-    for piece in re.split("|".join(f"({slot})" for slot in _SLOTS.values()), frame):
-        name = next((name for name, slot in _SLOTS.items() if slot == piece), None)
-        if name == "question":
-            pieces.append(None)
-        elif name is not None:
-            pieces.append(tuple(encode_text(tokenizer, texts[name])))
+    pieces: list[tuple[int, ...] | int] = []
+    for number, piece in enumerate(re.split(_SLOT.format(r"(\d+)"), frame)):
+        if number % 2:
+            pieces.append(int(piece))
         elif piece:
             pieces.append(tuple(tokenizer(piece, add_special_tokens=False)["input_ids"]))
+    if [piece for piece in pieces if isinstance(piece, int)] != list(range(len(roles))):
+        raise UsageError(
+            f"the tokenizer's chat template drops or moves one of the messages ({', '.join(roles)}); "
+            "use fewer roles or another template"
+        )
     if template.thinking and template.prefill:
         pieces.append(markers(tokenizer, template).open)
     return tuple(pieces)
