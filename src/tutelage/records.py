@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tutelage.errors import StorageError, UsageError
 
 Status = Literal["correct", "incorrect", "undecided"]
-ClosedBy = Literal["model", "budget", "none", "unknown"]
+ClosedBy = Literal["model", "budget", "grace", "eos", "room", "none", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,11 @@ class Trace:
     `sample` counts attempts at the same problem by the same maker from 0. `request_key` is the ledger's key
     ("" when nothing was bought). Token counts are exact counts of token ids, sampled and forced (written by
     the thinking policy) apart; None means that the maker does not tell. `forced_spans` are half-open
-    character ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`,
-    the policy's `budget`, `none` (never closed), or `unknown`. `cost` is in US dollars, None when the price
-    is unknown. `supersedes` is the id of the trace this one replaces after a retry.
+    character ranges of `thinking` that were forced. `closed_by` says who ended the thinking: the `model`
+    by its marker or (`eos`) by an end of text for which the marker was written, the policy's `budget`, its
+    `grace` (at a good place soon after the budget), the `room` left, `none` (never closed), or `unknown`.
+    `cost` is in US dollars, None when the price is unknown. `supersedes` is the id of the trace this one
+    replaces after a retry.
     """
 
     id: str

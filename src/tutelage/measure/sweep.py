@@ -113,7 +113,7 @@ def sweep(
         **row: Any,
     ) -> tuple[Point, list[Completion]]:
         nonlocal done
-        replies = decode(greedy, problems, policy, replay=replay)
+        replies = decode(greedy, problems, policy)
         traces = list(to_traces(greedy, problems, policy, replies))
         verdicts = check(problems, traces)
         done += 1

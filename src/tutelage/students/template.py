@@ -7,10 +7,11 @@ ends.
 Does not: load tokenizers or models, hold what an assistant thought in earlier turns, or decide how long to
 think.
 
-Markers. Where the tokenizer has a token spelled like the marker, that one id is the marker. Where it has none
-(SmolLM2), the marker is plain text on lines of its own: "<think>\\n" and "\\n</think>\\n". The newlines keep
-its ids the same in every context: byte-level BPE would merge " </think>" or ")</think>" with what stands
-before it.
+Markers. Where the tokenizer has a token spelled like the marker, that one id is the marker. Where the marker
+begins with such a token (s1's "<|im_start|>think"), the rest of it is text that ends its line. Where it is
+text only (SmolLM2), it stands on lines of its own: "<think>\\n" and "\\n</think>\\n". The newlines keep its
+ids the same in every context: byte-level BPE would merge " </think>" or ")</think>" with what stands before
+it.
 """
 
 from __future__ import annotations
@@ -159,13 +160,22 @@ def _markers(tokenizer: Any, template: Template, state: tuple[Any, ...]) -> Mark
     ends |= {number for text, number in tokenizer.get_added_vocab().items() if text == "<|endoftext|>"}
     if not template.thinking:
         return Markers(open=(), close=(), end=frozenset(ends))
-    added = tokenizer.get_added_vocab()
-    opening, closing = template.think_open, template.think_close
     return Markers(
-        open=(added[opening],) if opening in added else tuple(encode_text(tokenizer, f"{opening}\n")),
-        close=(added[closing],) if closing in added else tuple(encode_text(tokenizer, f"\n{closing}\n")),
+        open=_marker(tokenizer, template.think_open, ""),
+        close=_marker(tokenizer, template.think_close, "\n"),
         end=frozenset(ends),
     )
+
+
+def _marker(tokenizer: Any, marker: str, before: str) -> tuple[int, ...]:
+    """Ids of `marker`; as text it stands on lines of its own, after `before`."""
+    added = tokenizer.get_added_vocab()
+    if marker in added:
+        return (added[marker],)
+    lead = max((token for token in added if token and marker.startswith(token)), key=len, default="")
+    if lead:
+        return (added[lead], *encode_text(tokenizer, f"{marker[len(lead) :]}\n"))
+    return tuple(encode_text(tokenizer, f"{before}{marker}\n"))
 
 
 def split_completion(tokenizer: Any, template: Template, completion: Sequence[int]) -> tuple[str, str]:

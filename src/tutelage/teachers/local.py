@@ -31,8 +31,8 @@ from tutelage.teachers.usage import bill
 from tutelage.teachers.watch import Watch
 from tutelage.think.backend import check_model
 from tutelage.think.engine import Completion, Request, generate
-from tutelage.think.machine import Row
-from tutelage.think.policy import Script, ThinkingPolicy, write_script
+from tutelage.think.machine import Machine
+from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
 from tutelage.tokens import encode_text
 
@@ -74,7 +74,7 @@ class LocalTeacher:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: {getattr(self, name)} is not at least 1")
         check_model(self.student.model)
-        _script(self.student, self.policy)
+        _machine(self.student, self.policy)
 
     def order(self, problem: Problem, sample: int) -> Order:
         """One reply. The seed is that of this problem and sample, so the body holds all that decides it."""
@@ -122,7 +122,7 @@ class LocalTeacher:
         """Decode `wanted`, some batches per transaction. A problem that leaves no room for a reply is a
         failed order; the others go on."""
         held: list[tuple[Problem, int]] = []
-        room, script = check_model(self.student.model), _script(self.student, self.policy)
+        room, machine = check_model(self.student.model), _machine(self.student, self.policy)
         for chunk in chunks(wanted, self.max_batch * BATCHES):
             claims = ledger.owe([each.debt for each in chunk])
             held += [(each.problem, each.sample) for each in chunk if claims[each.debt.key] == "held"]
@@ -135,7 +135,7 @@ class LocalTeacher:
                 if each.problem.id not in prompts:
                     prompts[each.problem.id] = _request(self, each.problem, self.policy)
                 request = replace(prompts[each.problem.id], seed=_seed(self, each.problem, each.sample))
-                if why := _refusal(script, room, request):
+                if why := _refusal(machine, room, request):
                     ledger.settle(each.debt.key, Settled("failed", why))
                     watch.tick(1, f"failed: {why}")
                 else:
@@ -178,21 +178,14 @@ def decode(
     teacher: LocalTeacher,
     problems: Sequence[Problem],
     policy: ThinkingPolicy,
-    *,
-    replay: Sequence[Completion] | None = None,
     progress: Progress | None = None,
 ) -> list[Completion]:
-    """Completions of every problem, problem by problem, sample by sample. `replay`: completions of the same
-    call under another policy; what both policies write alike is not decoded again, unless the other policy
-    refused a close in that reply."""
+    """Completions of every problem, problem by problem, sample by sample."""
     requests: list[Request] = []
     for problem in problems:
         first = _request(teacher, problem, policy)
         for sample in range(teacher.samples):
-            earlier = replay[len(requests)] if replay is not None else None
-            if earlier is not None and earlier.refused:  # a masked close leaves no sign to go by
-                earlier = None
-            requests.append(replace(first, seed=_seed(teacher, problem, sample), replay=earlier))
+            requests.append(replace(first, seed=_seed(teacher, problem, sample)))
     return _generate(teacher, requests, progress)
 
 
@@ -201,12 +194,12 @@ def _request(teacher: LocalTeacher, problem: Problem, policy: ThinkingPolicy) ->
     return Request(prompt, policy, teacher.sampling, max_answer=teacher.max_answer)
 
 
-def _refusal(script: Script, room: int, request: Request) -> str:
+def _refusal(machine: Machine, room: int, request: Request) -> str:
     """Why this one request cannot be decoded, "" when it can."""
     if not request.prompt_ids:
         return "the prompt is empty"
     try:
-        Row(script, room - len(request.prompt_ids), request.prompt_ids[-1], request.max_answer)
+        machine.start(room - len(request.prompt_ids), request.prompt_ids[-1], request.max_answer)
     except UsageError as error:
         return str(error)
     return ""
@@ -232,10 +225,8 @@ def _generate(
     )
 
 
-def _script(student: Student, policy: ThinkingPolicy) -> Script:
-    tokenizer, template = student.tokenizer, student.template
-    marks = markers(tokenizer, template)
-    return write_script(policy, marks, lambda text: encode_text(tokenizer, text), template.prefill)
+def _machine(student: Student, policy: ThinkingPolicy) -> Machine:
+    return policy.compile(student.tokenizer, student.template)
 
 
 def _settings(teacher: LocalTeacher, policy: ThinkingPolicy) -> dict[str, Any]:

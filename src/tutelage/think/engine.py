@@ -3,7 +3,7 @@
 Promises: every request is decoded under its own policy, sampling and seed, and its reply does not depend on
 what else is in the batch (float32: greedy ids are the same alone and together); forced ids are fed, never
 prefilled again; samples of one prompt share its prefill; finished rows leave the batch and waiting requests
-take their place; a request with `replay` gives the ids that it would give without.
+take their place.
 Does not: tokenise questions, detokenise replies, or speak HTTP.
 """
 
@@ -18,9 +18,10 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.think.backend import Batch, check_model
-from tutelage.think.machine import AGAIN, OVER, Row
-from tutelage.think.policy import ClosedBy, FinishReason, Phase, Script, ThinkingPolicy, write_script
+from tutelage.think.machine import Machine, State, build
+from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling, choose, uniforms
+from tutelage.think.segments import ClosedBy, FinishReason, Phase
 from tutelage.tokens import Markers
 
 Progress = Callable[[int, int, str], None]
@@ -54,9 +55,7 @@ class Completion:
 @dataclass(frozen=True, slots=True)
 class Request:
     """One reply to be made. `max_answer` bounds the sampled answer and `max_new_tokens` the whole reply,
-    both None: as long as the context allows. `replay`: a reply to the same prompt with the same seed and
-    sampling whose policy refused no close; as far as this request's policy writes the same, its ids are
-    taken over instead of decoded."""
+    both None: as long as the context allows."""
 
     prompt_ids: tuple[int, ...]
     policy: ThinkingPolicy = field(default_factory=ThinkingPolicy)
@@ -64,7 +63,6 @@ class Request:
     seed: int = 0
     max_answer: int | None = None
     max_new_tokens: int | None = None
-    replay: Completion | None = None
 
 
 def generate(
@@ -94,6 +92,7 @@ def generate(
     waiting = [i for i, row in enumerate(rows) if not row.finished]
     waiting.sort(key=lambda i: (len(contexts[i]), contexts[i], i), reverse=True)
     total, over = len(rows), len(rows) - len(waiting)
+    pending: list[list[int]] = [[] for _ in rows]
     with torch.inference_mode():
         batch = Batch(model)
         slots: list[
@@ -111,7 +110,13 @@ def generate(
                 slots += fresh
             if not slots:
                 break
-            feed = _choose(batch, [rows[i] for i in slots], [requests[i] for i in slots], forbid)
+            feed = _choose(
+                batch,
+                [rows[i] for i in slots],
+                [requests[i] for i in slots],
+                [pending[i] for i in slots],
+                forbid,
+            )
             running = sum(not rows[i].finished for i in slots)
             if progress is not None and total - len(waiting) - running > over:
                 over = total - len(waiting) - running
@@ -123,32 +128,30 @@ def generate(
 
 def _rows(
     requests: Sequence[Request], markers: Markers, encode: Encode, prefilled: bool, context: int
-) -> list[Row]:
-    scripts: dict[ThinkingPolicy, Script] = {}
+) -> list[State]:
+    machines: dict[ThinkingPolicy, Machine] = {}
     rows = []
     for number, request in enumerate(requests):
-        if request.policy not in scripts:
-            scripts[request.policy] = write_script(request.policy, markers, encode, prefilled)
+        if request.policy not in machines:
+            machines[request.policy] = build(request.policy, markers, encode, prefilled=prefilled)
         if not request.prompt_ids:
             raise UsageError(f"request {number}: the prompt is empty")
         room = context - len(request.prompt_ids)
         if request.max_new_tokens is not None:
             room = min(room, request.max_new_tokens)
         try:
-            row = Row(scripts[request.policy], room, request.prompt_ids[-1], request.max_answer)
+            rows.append(machines[request.policy].start(room, request.prompt_ids[-1], request.max_answer))
         except UsageError as error:
             raise UsageError(f"request {number}: {error}") from error
-        if request.replay is not None:
-            if request.replay.refused:
-                raise UsageError(f"request {number}: a reply that refused closes cannot be replayed")
-            row.replay(request.replay.ids, request.replay.forced)
-        row.pending.clear()  # the prefill holds them
-        rows.append(row)
     return rows
 
 
 def _choose(
-    batch: Batch, rows: Sequence[Row], requests: Sequence[Request], forbid: Sequence[int]
+    batch: Batch,
+    rows: Sequence[State],
+    requests: Sequence[Request],
+    pending: Sequence[list[int]],
+    forbid: Sequence[int],
 ) -> list[int]:
     """What to feed every row next (0 for finished ones): its pending id, or a sampled one that its policy
     takes."""
@@ -156,15 +159,17 @@ def _choose(
     if forbid:
         logits[:, list(forbid)] = -torch.inf
     feed, todo = [0] * len(rows), []
+    banned: dict[int, tuple[int, ...]] = {}
     for k, row in enumerate(rows):
-        if row.pending:
-            feed[k] = row.pending.pop(0)
+        if pending[k]:
+            feed[k] = pending[k].pop(0)
         elif not row.finished:
             todo.append(k)
+            banned[k] = row._banned
     while todo:
         for k in todo:
-            if rows[k].mask:
-                logits[k, list(rows[k].mask)] = -torch.inf
+            if banned[k]:
+                logits[k, list(banned[k])] = -torch.inf
         settings = [requests[k].sampling for k in todo]
         u = np.zeros(len(todo))
         if not all(one.greedy for one in settings):
@@ -173,19 +178,22 @@ def _choose(
         picked = choose(logits if len(todo) == len(rows) else logits[todo], settings, u)
         again = []
         for k, token in zip(todo, picked, strict=True):
-            row = rows[k]
-            fed = row.offer(token)
-            if fed == AGAIN:
+            step = rows[k].step(token, logits[k])
+            if step.done:
+                continue
+            if step.back:
+                batch.withdraw(k, step.back)
+            if step.feed:
+                feed[k] = step.feed[0]
+                pending[k].extend(step.feed[1:])
+            else:
+                banned[k] = step.banned
                 again.append(k)
-            elif fed != OVER:
-                feed[k] = fed
-                if row.back:
-                    batch.withdraw(k, row.back)
         todo = again
     return feed
 
 
-def _completion(row: Row) -> Completion:
+def _completion(row: State) -> Completion:
     progress = row.progress
     return Completion(
         ids=tuple(row.ids),
