@@ -236,6 +236,16 @@ def after_generate(
     )
 
 
+def interrupt(script: Script, progress: Progress, produced: int, wait: int | None) -> Progress:
+    """Progress where the driver itself ends a `Generate` of thinking after `produced` tokens: to put in wait
+    string number `wait`, unasked (whether it fits is the driver's to see), or, None, to close by force as at
+    the maximum."""
+    new = replace(_wrote(progress, "thinking", produced), masked=False)
+    if wait is None:
+        return replace(new, stage="closing", closed_by="budget", rest=script.close)
+    return replace(new, stage="waiting", wait=wait)
+
+
 def _close_attempt(
     script: Script,
     progress: Progress,
