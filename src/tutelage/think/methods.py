@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, stable_hash
@@ -128,10 +128,15 @@ Play = Generator[Sequence[Request], Sequence[Attempt], int | None]
 
 
 class Method(ABC):
-    """One way to spend compute. `oracle`: it looks at the gold answer, which nobody has in earnest; what it
-    reaches is an upper bound, not a result."""
+    """One way to spend compute."""
 
-    oracle: ClassVar[bool] = False
+    __slots__ = ()
+
+    @property
+    def oracle(self) -> bool:
+        """Whether it looks at the gold answer, which nobody has in earnest: what it reaches is then an upper
+        bound, not a result."""
+        return False
 
     @property
     @abstractmethod
@@ -161,6 +166,8 @@ class Method(ABC):
 
 class Single(Method):
     """A method of one reply: everything lies in the request. Parallel methods take several of them."""
+
+    __slots__ = ()
 
     @abstractmethod
     def request(self, solver: Solver, problem: Problem, attempt: int, **more: Any) -> Request:
