@@ -1,15 +1,15 @@
-"""HTTP out: one POST of JSON, one whole reply or one kind of error.
+"""HTTP out: one request with JSON, one whole reply (or its bytes as they come), or one kind of error.
 
-Promises: `post` gives back a complete reply (status, headers, bytes) or raises WireError, whatever the other
-side does: refused or reset connections, torn or badly compressed bodies, silence, endless bodies. No text of
-an error holds a header, so no key can leak from here. Redirects are never followed (they could carry the key
-away).
+Promises: `post` and `fetch` give back a complete reply (status, headers, bytes) or raise WireError, whatever
+the other side does: refused or reset connections, torn or badly compressed bodies, silence, endless bodies;
+`streaming` does so piece by piece, and hangs up when it is left. No text of an error holds a header, so no
+key can leak from here. Redirects are never followed (they could carry the key away).
 Does not: retry, parse bodies, read keys, or use a proxy for addresses on this machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -70,6 +70,89 @@ def check_url(url: str) -> str:
     return url.strip().rstrip("/")
 
 
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A reply whose body is still coming. Header names are lower-case."""
+
+    status: int
+    headers: Mapping[str, str]
+    _response: aiohttp.ClientResponse
+    _broken: Callable[[BaseException], WireError]
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """The body, decompressed, as it comes. Raises WireError."""
+        try:
+            async for piece in self._response.content.iter_any():
+                yield piece
+        except _FAILURES as error:
+            raise self._broken(error) from None
+
+    async def whole(self, max_bytes: int = MAX_REPLY_BYTES) -> Reply:
+        """The whole of it, at most `max_bytes` after decompression. Raises WireError."""
+        raw = bytearray()
+        async for piece in self.pieces():
+            raw += piece
+            if len(raw) > max_bytes:
+                raise WireError("oversized", f"the reply is longer than {max_bytes} bytes")
+        return Reply(self.status, self.headers, bytes(raw))
+
+
+# OSError holds TimeoutError and the connector's errors; ValueError is what aiohttp raises for bad chunks.
+_FAILURES = (aiohttp.ClientError, OSError, ValueError)
+
+
+def _broken(error: BaseException, url: str, timeout: float | None, idle: float | None) -> WireError:
+    """In our own words: aiohttp's errors can carry the request with its headers."""
+    if isinstance(error, aiohttp.SocketTimeoutError):
+        return WireError("timeout", f"nothing came for {idle:g} s")
+    if isinstance(error, TimeoutError):
+        return WireError("timeout", f"no whole reply within {timeout:g} s")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        parts = urlsplit(url)
+        why = error.os_error.strerror or type(error.os_error).__name__
+        return WireError("connect", f"cannot connect to {parts.scheme}://{parts.netloc} ({why})")
+    return WireError("torn", f"the connection broke off ({type(error).__name__})")
+
+
+@asynccontextmanager
+async def streaming(
+    session: aiohttp.ClientSession,
+    url: str,
+    body: bytes | None,
+    headers: Mapping[str, str],
+    timeout: float | None,
+    *,
+    idle: float | None = None,
+) -> AsyncIterator[Incoming]:
+    """POST `body` (JSON already; None: GET) and give the reply as soon as its headers are there.
+
+    `timeout` is in seconds and covers the whole exchange (None: no limit); `idle` is the longest time without
+    a byte, for replies that are streamed: one may take an hour, but not be silent for ten minutes. Leaving
+    the block before the body's end closes the connection, by which servers know that nobody listens any
+    more. Raises WireError."""
+
+    def broken(error: BaseException) -> WireError:
+        return _broken(error, url, timeout, idle)
+
+    try:
+        response = await session.request(
+            "GET" if body is None else "POST",
+            url,
+            data=body,
+            headers=headers if body is None else {**headers, "Content-Type": "application/json"},
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_read=idle),
+            allow_redirects=False,
+        )
+    except _FAILURES as error:
+        raise broken(error) from None
+    try:
+        found = {name.lower(): value for name, value in response.headers.items()}
+        yield Incoming(response.status, found, response, broken)
+    finally:
+        # Does nothing to a connection whose reply was read to its end: that one went back to the pool.
+        response.close()
+
+
 async def post_json(
     session: aiohttp.ClientSession,
     url: str,
@@ -82,39 +165,22 @@ async def post_json(
 ) -> Reply:
     """POST `body` (JSON already) and read the whole reply, at most `max_bytes` after decompression.
 
-    `timeout` is in seconds and covers the whole exchange; `idle` is the longest time without a byte, for
-    replies that are streamed: one may take an hour, but not be silent for ten minutes. Raises WireError."""
-    raw = bytearray()
-    try:
-        async with session.post(
-            url,
-            data=body,
-            headers={**headers, "Content-Type": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_read=idle),
-            allow_redirects=False,
-        ) as response:
-            async for chunk in response.content.iter_any():
-                raw += chunk
-                if len(raw) > max_bytes:
-                    raise WireError("oversized", f"the reply is longer than {max_bytes} bytes")
-            found = {name.lower(): value for name, value in response.headers.items()}
-            return Reply(response.status, found, bytes(raw))
-    # `from None` and our own words: aiohttp's errors can carry the request with its headers.
-    except aiohttp.SocketTimeoutError:
-        raise WireError("timeout", f"nothing came for {idle:g} s") from None
-    except TimeoutError:
-        raise WireError("timeout", f"no whole reply within {timeout:g} s") from None
-    except (aiohttp.ClientConnectorError, aiohttp.ClientConnectorDNSError) as error:
-        parts = urlsplit(url)
-        why = error.os_error.strerror or type(error.os_error).__name__
-        raise WireError("connect", f"cannot connect to {parts.scheme}://{parts.netloc} ({why})") from None
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise WireError("torn", f"the connection broke off ({type(error).__name__})") from None
+    `timeout` and `idle` as for `streaming`. Raises WireError."""
+    async with streaming(session, url, body, headers, timeout, idle=idle) as incoming:
+        return await incoming.whole(max_bytes)
+
+
+async def fetch(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], timeout: float
+) -> Reply:
+    """GET the whole of `url`. Raises WireError."""
+    async with streaming(session, url, None, headers, timeout) as incoming:
+        return await incoming.whole()
 
 
 @asynccontextmanager
-async def open_post(url: str, connections: int) -> AsyncIterator[Post]:
-    """A `Post` over one pool of at most `connections` connections, made for the host of `url`.
+async def open_session(url: str, connections: int) -> AsyncIterator[aiohttp.ClientSession]:
+    """A pool of at most `connections` connections, made for the host of `url`.
 
     Proxies of the environment are used, except for addresses on this machine."""
     async with aiohttp.ClientSession(
@@ -122,6 +188,13 @@ async def open_post(url: str, connections: int) -> AsyncIterator[Post]:
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=urlsplit(url).hostname not in LOOPBACK,
     ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def open_post(url: str, connections: int) -> AsyncIterator[Post]:
+    """A `Post` over a session of its own, see `open_session`."""
+    async with open_session(url, connections) as session:
 
         async def post(
             url: str, body: bytes, headers: Mapping[str, str], timeout: float, idle: float | None = None
