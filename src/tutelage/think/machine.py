@@ -195,7 +195,7 @@ class State:
     @property
     def settled(self) -> int:
         """How many of `ids` cannot be withdrawn any more (a marker that has begun may be)."""
-        return len(self.ids) - (0 if self._answering else self._begun())
+        return len(self.ids) - (0 if self._answering else min(self._begun(len(self._close) - 1), self._count))
 
     @property
     def closing(self) -> int | None:
@@ -272,7 +272,7 @@ class State:
 
     def _cut(self, stop: Stop) -> tuple[int, ...]:
         """Thinking ends here, or goes on into its grace. Returns what is forced."""
-        begun = self._begun()
+        begun = self._begun(min(len(self._close) - 1, self._count))
         rest = self._close[begun:]
         progress = after_generate(
             self.machine.script, self.progress, self._count - begun, stop, begun, Span("", rest, len(rest))
@@ -285,7 +285,7 @@ class State:
         """Whether what is still to come of the closing marker is among the K best next ids."""
         if scores is None:
             raise UsageError("close rank:K needs the next-token scores; this driver does not have them")
-        mine = scores[self._close[self._begun()]]
+        mine = scores[self._close[self._begun(min(len(self._close) - 1, self._count))]]
         return int((scores > mine).sum()) < (self.machine.policy.rank or 0)
 
     def _stopped(self, stop: Stop) -> Step:
@@ -327,8 +327,7 @@ class State:
             return ()
         return tuple(self.ids[-width:])
 
-    def _begun(self) -> int:
-        """How many of the last ids are the beginning of a closing marker, written in this segment."""
+    def _begun(self, widest: int) -> int:
+        """How many of the last ids, `widest` at most, are the beginning of a closing marker."""
         close = self._close
-        widest = min(len(close) - 1, self._count)
         return next((k for k in range(widest, 0, -1) if self._tail(k) == close[:k]), 0)

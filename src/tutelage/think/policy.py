@@ -99,7 +99,7 @@ class ThinkingPolicy:
             raise UsageError("thinking policy: refuse_closes needs room to think, but max_tokens is 0")
 
     def _check_waits(self) -> None:
-        texts = self.wait_strings
+        texts = self.wait_strings if self.wait is None or isinstance(self.wait, str | tuple) else (None,)
         if not all(isinstance(text, str) for text in texts):
             raise UsageError(
                 f"thinking policy: wait must be text, a list of texts or None, not {self.wait!r}"
