@@ -223,9 +223,10 @@ def after_generate(
         return replace(new, stage="done", finish_reason="length" if stop == "length" else "stop")
     if stop in ("close", "end"):
         return _close_attempt(script, new, stop, marker, choose_wait, max(marker - 1, 0) if stays else 0)
-    if stop == "length" and progress.stage == "thinking" and _may_linger(script, new):
-        # The marker that has begun, if any, is thinking again until it is completed.
-        return replace(_wrote(new, "thinking", marker), stage="grace")
+    # A marker that has begun is thinking again until it is completed.
+    begun = _wrote(new, "thinking", marker)
+    if stop == "length" and progress.stage == "thinking" and _may_linger(script, begun):
+        return replace(begun, stage="grace")
     lingered = progress.stage == "grace" and stop in ("newline", "rank")
     by: ClosedBy = "grace" if lingered else _limit(script, progress)
     return replace(
