@@ -1,13 +1,19 @@
-"""For all tests: no network, one thread, and no skip that `allowed_skips.txt` does not name."""
+"""For all tests: no network, one thread, and no skip that `allowed_skips.txt` does not name. For those of the
+pages: a real headless chromium; where there is none they skip and say so."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Before any library reads them: tests must not reach a hub, and several run at the same time.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -91,3 +97,31 @@ def ray_cluster() -> Iterator[Path]:
         nodes.shutdown()
         os.environ.clear()
         os.environ.update(before)
+
+
+_CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+# Not for the whole run: while it is open an event loop runs in this thread, and later tests have their own.
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    from playwright.sync_api import Error, sync_playwright
+
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no chromium: install Debian's chromium package to run the tests of the page")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=program, args=_CHROMIUM_FLAGS)
+        except Error as error:
+            pytest.skip(f"no chromium: {program} does not start ({str(error).splitlines()[0]})")
+        yield browser
+        browser.close()

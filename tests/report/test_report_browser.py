@@ -9,30 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 from sample import HOSTILE, summary, traces
 
+from browser import Watch
 from tutelage.report import render
-
-
-class Watch:
-    """What a page did that it must not: requests, dialogs, errors."""
-
-    def __init__(self, browser: Browser, width: int = 1200, scripts: bool = True) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 900}, java_script_enabled=scripts
-        )
-        self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on("console", lambda message: self.errors.append(message.text))
-        self.page.on("dialog", lambda dialog: self.errors.append(f"dialog {dialog.message}"))
-
-    def open(self, path: Path) -> Page:
-        self.page.goto(path.as_uri())
-        return self.page
 
 
 @pytest.fixture
@@ -64,8 +45,8 @@ def test_hostile_text_never_becomes_markup_nor_runs_nor_reaches_the_network(
     render(summary(), traces(), clean)
     render(data, rows, dirty)
     tags = "[...new Set([...document.querySelectorAll('*')].map(e => e.tagName.toLowerCase()))].sort()"
-    expected = watch.open(clean).evaluate(tags)
-    page = watch.open(dirty)
+    expected = watch.open(clean.as_uri()).evaluate(tags)
+    page = watch.open(dirty.as_uri())
     for select in ("#side-a", "#side-b"):
         for index in range(page.locator(f"{select} option").count()):
             page.select_option(select, index=index)
@@ -85,7 +66,7 @@ def test_reordering_and_control_characters_are_shown_as_symbols(watch: Watch, tm
     for row in rows:
         row |= {"answer": "pay \u202e001\u202c \x00 \ud83d end", "forced_spans": []}
     render(summary(), rows, tmp_path / "r.html")
-    shown = watch.open(tmp_path / "r.html").locator("#pane-a .text").last.inner_text()
+    shown = watch.open((tmp_path / "r.html").as_uri()).locator("#pane-a .text").last.inner_text()
     assert shown == "pay ⟨U+202E⟩001⟨U+202C⟩ ␀ \ufffd end"
 
 
@@ -115,7 +96,7 @@ def test_the_policy_forbids_what_an_injected_script_would_try(
 ) -> None:
     address, asked = listener
     render(summary(), traces(), tmp_path / "r.html")
-    page = watch.open(tmp_path / "r.html")
+    page = watch.open((tmp_path / "r.html").as_uri())
     page.evaluate(
         "(address) => { const s = document.createElement('script'); s.textContent = 'window.hit=1';"
         " document.body.append(s); const i = document.createElement('img');"
@@ -132,7 +113,7 @@ def test_the_policy_forbids_what_an_injected_script_would_try(
 
 def test_the_reader_sets_two_arms_side_by_side(watch: Watch, tmp_path: Path) -> None:
     render(summary(), traces(), tmp_path / "r.html")
-    page = watch.open(tmp_path / "r.html")
+    page = watch.open((tmp_path / "r.html").as_uri())
     assert page.locator("#pane-a h3").inner_text() == "A · teacher · seed 1"  # the first comparison
     assert page.locator("#pane-b h3").inner_text() == "B · human-terse · seed 1"
     page.select_option("#side-b", label="drafting · seed 2")
@@ -149,7 +130,7 @@ def test_the_reader_sets_two_arms_side_by_side(watch: Watch, tmp_path: Path) -> 
 
 def test_the_filter_leaves_only_the_questions_asked_for(watch: Watch, tmp_path: Path) -> None:
     render(summary(), traces(), tmp_path / "r.html")
-    page = watch.open(tmp_path / "r.html")
+    page = watch.open((tmp_path / "r.html").as_uri())
     for choice, (a, b) in {"a": (True, False), "b": (False, True), "neither": (False, False)}.items():
         page.select_option("#filter", choice)
         labels = page.locator("#question option").all_inner_texts()
@@ -166,7 +147,7 @@ def test_several_attempts_at_one_question_can_be_turned(watch: Watch, tmp_path: 
     rows = traces(count=1)
     second = dict(rows[0], answer="another attempt")
     render(summary(), [*rows, second], tmp_path / "r.html")
-    page = watch.open(tmp_path / "r.html")
+    page = watch.open((tmp_path / "r.html").as_uri())
     page.get_by_role("button", name="attempt 1 of 2").click()
     assert "another attempt" in page.locator("#pane-a").inner_text()
 
@@ -175,7 +156,7 @@ def test_a_megabyte_of_thinking_opens_at_once_and_is_all_there(watch: Watch, tmp
     rows = traces(count=1)
     rows[0] |= {"thinking": "<b>" * 350_000, "forced_spans": [[0, 30]]}
     render(summary(), rows, tmp_path / "r.html")
-    page = watch.open(tmp_path / "r.html")
+    page = watch.open((tmp_path / "r.html").as_uri())
     assert len(page.locator("#pane-a .text").first.inner_text()) == 20_000
     page.get_by_role("button", name="show all 1,050,000 characters").click()
     length = "document.querySelector('#pane-a .text').textContent.length"
@@ -188,7 +169,7 @@ def test_nothing_sticks_out_and_no_two_labels_of_a_plot_collide(
 ) -> None:
     watcher = Watch(chromium, width)
     render(summary(), traces(), tmp_path / "r.html")
-    page = watcher.open(tmp_path / "r.html")
+    page = watcher.open((tmp_path / "r.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") == width
     collisions = page.evaluate(
         """() => [...document.querySelectorAll('svg')].filter(s => s.getClientRects().length).flatMap(svg => {
@@ -217,9 +198,9 @@ def test_nothing_sticks_out_and_no_two_labels_of_a_plot_collide(
 
 
 def test_without_scripts_everything_but_the_reader_is_there(chromium: Browser, tmp_path: Path) -> None:
-    watcher = Watch(chromium, scripts=False)
+    watcher = Watch(chromium, java_script_enabled=False)
     render(summary(), traces(), tmp_path / "r.html")
-    page = watcher.open(tmp_path / "r.html")
+    page = watcher.open((tmp_path / "r.html").as_uri())
     assert page.locator("noscript").is_visible()
     assert not page.locator("#reader-app").is_visible()
     assert page.locator("svg.wide").first.is_visible()
