@@ -56,7 +56,8 @@ class BudgetForcing(Single):
     it.
 
     `refuse_closes` is s1's N: so many closes by the model become the `wait` string, or are masked where
-    `wait` is None. `choose_wait` picks among several wait strings (see `strings`); without it they take turns."""
+    `wait` is None. `choose_wait` picks among several wait strings (see `strings`); without it
+    they take turns."""
 
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -68,7 +69,7 @@ class BudgetForcing(Single):
 
     @property
     def name(self) -> str:
-        """`budget` for a maximum alone; where thinking is prolonged `wait`, or `suppress` for masked closes."""
+        """`budget` for a maximum alone; where thinking is prolonged `wait`, or `suppress` (masked closes)."""
         if not (self.min_tokens or self.refuse_closes):
             return "budget"
         return "suppress" if self.wait is None else "wait"

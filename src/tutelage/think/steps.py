@@ -1,7 +1,7 @@
 """Step-conditional thinking: the model is told how many steps it has left, and counts down.
 
-Promises: "k steps left" is written at the start and after every paragraph (a blank line), with k going down to
-1, as forced text that counts as thinking and against the maximum; with `forced_end` the thinking is closed
+Promises: "k steps left" is written at the start and after every paragraph (a blank line), with k going down
+to 1, as forced text that counts as thinking and against the maximum; with `forced_end` the thinking is closed
 when no step is left; nothing is decoded or prefilled twice for it, for it is played by the machine that plays
 every policy.
 Does not: make a model obey: one that was not trained on such traces (`counted_down` writes them) takes the
@@ -37,8 +37,8 @@ MARKER = "{left} steps left\n"
 
 
 def counted_down(thinking: str, marker: str = MARKER) -> str:
-    """`thinking` with a marker before each of its paragraphs, the last one being introduced by 1: what a model
-    is trained on, so that it knows them."""
+    """`thinking` with a marker before each of its paragraphs, the last one being introduced by 1: what a
+    model is trained on, so that it knows them."""
     steps = [step for step in thinking.split(BREAK) if step.strip()]
     return BREAK.join(f"{marker.format(left=len(steps) - i)}{step}" for i, step in enumerate(steps))
 
@@ -60,8 +60,8 @@ class StepPolicy(ThinkingPolicy):
             raise UsageError("step-conditional: the marker must say {left} and end its line")
         if self.refuses or self.close != "hard":
             raise UsageError(
-                "step-conditional: steps cannot be counted down while closes are refused, or the cut is graceful; "
-                'leave min_tokens and refuse_closes 0 and close "hard"'
+                "step-conditional: steps cannot be counted down while closes are refused, or the cut is "
+                'graceful; leave min_tokens and refuse_closes 0 and close "hard"'
             )
         count = self.steps if self.markers == "ours" else 1
         object.__setattr__(self, "wait", tuple(self.marker.format(left=self.steps - i) for i in range(count)))
@@ -144,8 +144,8 @@ class _StepState(State):
 
 @dataclass(frozen=True, slots=True)
 class StepConditional(Single):
-    """So many steps (a power of two in s1's data), counted down. Without `forced_end` the model may go on when
-    none is left."""
+    """So many steps (a power of two in s1's data), counted down. Without `forced_end` the model may go on
+    when none is left."""
 
     steps: int
     forced_end: bool = False

@@ -109,7 +109,7 @@ class _Parallel(Method):
         return row if self.score is None else {**row, "score": self.score.name, "oracle": self.oracle}
 
     def check(self, solver: Solver) -> None:
-        """Raises UsageError when one reply cannot be made, all would be the same, or a verifier is missing."""
+        """Raises UsageError when one reply cannot be made, all are the same, or a verifier is missing."""
         Method.check(self, solver)
         self.of.check(solver)
         if self.n > 1 and solver.sampling.greedy:
@@ -117,14 +117,17 @@ class _Parallel(Method):
 
     def play(self, solver: Solver, problem: Problem, sample: int) -> Play:
         """One round of `n` requests."""
-        more = {"logprobs": 0} if self.score is not None and self.score.logprobs else {}
+        score = self.score
+        more = {"logprobs": 0} if score is not None and score.logprobs else {}
         first = sample * self.n  # so that the first sample of every size begins with the same replies
         attempts = yield [
             self.of.request(solver, problem, number, **more) for number in range(first, first + self.n)
         ]
-        scores = None if self.score is None else list(self.score.rate(problem, attempts))
-        if scores is not None and len(scores) != len(attempts):
-            raise UsageError(f"{self.score.name}: {len(scores)} scores for {len(attempts)} replies")
+        if score is None:
+            return self.pick(attempts, None)
+        scores = list(score.rate(problem, attempts))
+        if len(scores) != len(attempts):
+            raise UsageError(f"{score.name}: {len(scores)} scores for {len(attempts)} replies")
         return self.pick(attempts, scores)
 
 
