@@ -68,6 +68,7 @@ def summary(seeds: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
         "arms": arms,
         "comparisons": comparisons,
         "curve": curve(seeds, n),
+        "analysis": [analysis(seeds[0], n)],
         "funnel": [
             {"stage": "problems made", "kept": 3000, "dropped": 0, "reasons": {}},
             {
@@ -114,6 +115,38 @@ def summary(seeds: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
         ],
         "settings": {"seeds": list(seeds), "problems": {"steps": [3, 4, 5], "test": n}, "wait": "Wait"},
         "versions": {"python": "3.11.9", "torch": "2.13.0", "tutelage": "0.1.0"},
+    }
+
+
+def analysis(seed: int, n: int) -> dict[str, Any]:
+    """Two lines, one of them at one place, and one step between neighbours."""
+    cut = {
+        "line": "cut short",
+        "n": n,
+        "area": {"value": 0.44, "ci95": [0.40, 0.48], "from": 16.0, "to": 74.0},
+        "targets": [
+            {"target": 0.5, "tokens": 60.6, "ci95": [54.2, None], "resamples_reached": 0.9},
+            {"target": 0.9, "tokens": None, "ci95": [None, None], "resamples_reached": 0.0},
+        ],
+        "control": 100.0,
+        "scaling": 13.16,
+        "performance": 60.0,
+    }
+    waiting = {
+        "line": "wait “Wait”",
+        "n": n,
+        "area": None,
+        "targets": [{"target": 0.9, "tokens": None, "ci95": [None, None], "resamples_reached": 0.0}],
+        "control": None,
+        "scaling": None,
+        "performance": 72.0,
+    }
+    step = {"a": "at most 32 tokens", "b": "at most 16 tokens", "difference": 0.14, "ci95": [0.08, 0.2]}
+    return {
+        "arm": "drafting",
+        "seed": seed,
+        "lines": [cut, waiting],
+        "neighbours": [{**step, "n": n, "p": 0.0001, "p_holm": 0.002}],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_the_page_has_every_section_of_a_full_run() -> None:
     html = page(summary(), traces())
     for section in ("task", "ladder", "differences", "thinking", "funnel", "cost", "reader", "made"):
         assert f'<section id="{section}">' in html
-    assert html.count("What this shows:") == 6
+    assert html.count("What this shows:") == 9
     assert "price unknown" in html
     assert "7 min 12 s of wall time in 2 attempts" in html
     assert "careless teacher: verified" in html
@@ -56,7 +57,8 @@ def test_a_run_with_one_seed_and_no_optional_keys_renders() -> None:
         ("arms", {"ci95": None}, r"arms\[0\]\.ci95 must be \[lo, hi\]"),
         ("arms", {"name": 3}, r"arms\[0\]\.name must be text"),
         ("comparisons", {"difference": "big"}, r"comparisons\[0\]\.difference"),
-        ("curve", {"method": "magic"}, r"curve\[0\]\.method is 'magic'"),
+        ("curve", {"method": None}, r"curve\[0\]\.method must be text"),
+        ("curve", {"empty": "few"}, r"curve\[0\]\.empty must be a number"),
         ("curve", {"closed_by": {"model": "x"}}, r"curve\[0\]\.closed_by\.model"),
         ("funnel", {"kept": None}, r"funnel\[0\]\.kept"),
     ],
@@ -66,6 +68,60 @@ def test_a_broken_entry_is_refused_by_its_path(section: str, change: dict[str, A
     data[section][0] |= change
     with pytest.raises(UsageError, match=message):
         page(data)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"area": {"value": 0.5, "from": 1, "to": 2}}, r"analysis\[0\]\.lines\[0\]\.area\.ci95 must be"),
+        ({"area": {"value": 0.5, "ci95": [None, 1], "from": 1, "to": 2}}, r"area\.ci95 must be \[lo, hi\]"),
+        ({"targets": [{"target": 0.5, "tokens": 3}]}, r"lines\[0\]\.targets\.ci95 must be"),
+        ({"scaling": "steep"}, r"lines\[0\]\.scaling must be a number"),
+    ],
+)
+def test_a_broken_line_is_refused_by_its_path(change: dict[str, Any], message: str) -> None:
+    data = summary()
+    data["analysis"][0]["lines"][0] |= change
+    with pytest.raises(UsageError, match=message):
+        page(data)
+
+
+def cells(html: str, title: str) -> list[list[str]]:
+    """The rows of the table below the summary line `title`, as text."""
+    table = html.split(f"<summary>{title}")[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in table.split("<tr>")[1:]]
+    return [[unescape(cell).replace("\u00a0", " ") for cell in row] for row in rows]
+
+
+def test_the_censoring_table_counts_replies_and_their_shares() -> None:
+    data = summary()
+    data["curve"][2] |= {
+        "closed_by": {"model": 100, "budget": 240, "eos": 40, "room": 20},
+        "finished": {"stop": 390, "length": 10},
+        "empty": 4,
+    }
+    head, *rows = cells(page(data), "Who ended the thinking")
+    assert head[3:] == ["model", "budget", "end of text", "out of room", "answer cut short", "answer empty"]
+    assert rows[2][3:] == ["100 (25 %)", "240 (60 %)", "40 (10 %)", "20 (5 %)", "10 (2 %)", "4 (1 %)"]
+    assert rows[0][3:] == ["388 (97 %)", "12 (3 %)", "0 (0 %)", "0 (0 %)", "", ""]  # nobody told is no zero
+
+
+def test_lines_stand_with_their_intervals_and_what_was_not_reached() -> None:
+    head, first, second = cells(page(summary()), "Whole lines")
+    assert head[4:8] == ["area", "over tokens", "tokens to 50.0 %", "tokens to 90.0 %"]
+    assert first[4:] == [
+        *("44.0 % [40.0, 48.0]", "16 to 74", "61 [54, not reached]", "not reached"),
+        *("100.0 %", "+13.2", "60.0 %"),
+    ]
+    assert second[4:] == ["one place only", "", "", "not reached", "", "", "72.0 %"]
+
+
+def test_steps_along_a_line_stand_with_their_intervals() -> None:
+    _, row = cells(page(summary()), "Is each step along a line real?")
+    assert row == [
+        *("drafting, at most 32 tokens", "at most 16 tokens", "1"),
+        *("+14.0", "[8.0, 20.0]", "400", "< 0.001", "0.002"),
+    ]
 
 
 @pytest.mark.parametrize(

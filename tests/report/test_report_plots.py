@@ -83,21 +83,68 @@ def test_the_funnel_draws_counts_to_one_scale() -> None:
     assert kept[3] / kept[0] == pytest.approx(2400 / 3000, abs=1e-3)
 
 
+def texts(root: ET.Element, kind: str) -> list[str]:
+    return [e.text or "" for e in root.iter("text") if e.attrib["class"].startswith(kind)]
+
+
+def test_what_is_cut_short_and_what_is_prolonged_stand_apart_beside_the_unforced_model() -> None:
+    """Two seeds with two parts each."""
+    capped, extended, *_ = drawings = [parsed(each) for each in curve.panels(read_curve(summary()))]
+    assert len(drawings) == 4
+    assert [texts(root, "strong")[0] for root in drawings] == [
+        f"seed {seed}, {part}" for seed in (1, 2) for part in ("thinking cut short", "prolonged or repeated")
+    ]
+    both = {"unforced, greedy", "unforced, sampled", "teacher: unforced, greedy"}
+    assert set(texts(capped, "name")) == {*both, "budget", "teacher: budget"}
+    more = {"wait “Wait”", "wait “Hmm”", "majority vote", "end suppressed"}
+    assert set(texts(extended, "name")) == {*both, *more}
+
+
 def test_panels_share_their_axes_and_mark_where_waiting_stops() -> None:
-    points = read_curve(summary())
-    drawings = [parsed(drawing) for drawing in curve.panels(points)]
-    assert len(drawings) == 2
-    labels = [
-        [e.text for e in root.iter("text") if e.attrib["class"] == "soft"] for root in drawings
-    ]  # axis labels
-    assert labels[0] == labels[1]
-    for root in drawings:
+    drawings = [parsed(drawing) for drawing in curve.panels(read_curve(summary()))]
+    heights = [[text for text in texts(root, "soft") if "%" in text] for root in drawings]
+    assert heights == [heights[0]] * 4
+    places = [[text for text in texts(root, "soft") if "%" not in text] for root in drawings]
+    assert places[0] == places[2] and places[1] == places[3]
+    for root in drawings[1::2]:
         assert len(numbers(root, "line", "stop", "x1")) == 1
-        assert "waiting stops helping here" in [e.text for e in root.iter("text")]
-        names = [e.text for e in root.iter("text") if e.attrib["class"].startswith("name")]
-        assert {"wait “Wait”", "wait “Hmm”", "majority vote", "end suppressed", "teacher: budget"} <= set(
-            names
-        )
+        assert "waiting stops helping here" in texts(root, "stopnote")
+    for root in drawings[::2]:
+        assert not texts(root, "stopnote")
+
+
+def test_methods_that_the_page_has_never_heard_of_are_drawn_and_named() -> None:
+    data = summary()
+    point = data["curve"][2]
+    data["curve"] += [
+        {**point, "method": name, "part": part, "budget": None, "setting": f"asked for {asked}"}
+        for name, part in (("by request", "capped"), ("by tournament", "extended"))
+        for asked in (16, 32)
+    ]
+    capped, extended, *_ = [parsed(each) for each in curve.panels(read_curve(data))]
+    assert "by request" in texts(capped, "name") and "by request" not in texts(extended, "name")
+    assert "by tournament" in texts(extended, "name")
+    assert any("asked for 32" in (tip.text or "") for tip in capped.iter("title"))
+
+
+def test_votes_over_cut_thoughts_are_lines_of_their_own_in_the_part_of_the_cut() -> None:
+    data = summary()
+    point = data["curve"][2]
+    data["curve"] += [
+        {**point, "method": "vote", "part": "capped", "votes": 4, "budget": b, "thinking_tokens_mean": 4 * b}
+        for b in (16, 32)
+    ]
+    capped, extended, *_ = [parsed(each) for each in curve.panels(read_curve(data))]
+    assert "majority vote of 4" in texts(capped, "name")
+    assert "majority vote" in texts(extended, "name")
+
+
+def test_a_curve_of_one_part_has_one_panel_a_seed() -> None:
+    data = summary()
+    data["curve"] = [row for row in data["curve"] if row["method"] in ("natural", "budget")]
+    assert len(curve.panels(read_curve(data))) == 2
+    data["curve"] = [row for row in data["curve"] if row["method"] == "natural"]
+    assert len(curve.panels(read_curve(data))) == 2
 
 
 def test_points_without_token_counts_are_not_drawn() -> None:

@@ -31,22 +31,34 @@ def cells(text: str) -> list[list[list[str]]]:
 
 def only_arm(name: str) -> dict[str, Any]:
     found = summary()
-    return {**found, "arms": [{**found["arms"][0], "name": name}], "comparisons": [], "curve": []}
+    return {
+        **found,
+        "arms": [{**found["arms"][0], "name": name}],
+        "comparisons": [],
+        "curve": [],
+        "analysis": [],
+    }
 
 
 def test_there_is_a_row_for_every_arm_comparison_and_point() -> None:
     run = summary()
-    arms, comparisons, curve = cells(markdown(run))
+    arms, comparisons, curve, lines, steps = cells(markdown(run))
     assert len(arms) - 1 == len(run["arms"])
     assert len(comparisons) - 1 == len(run["comparisons"])
     assert len(curve) - 1 == len(run["curve"])
-    for table in (arms, comparisons, curve):
+    assert len(lines) - 1 == len(run["analysis"][0]["lines"])
+    assert len(steps) - 1 == len(run["analysis"][0]["neighbours"])
+    for table in (arms, comparisons, curve, lines, steps):
         assert {len(row) for row in table} == {len(table[0])}
 
 
 def test_every_accuracy_stands_with_its_interval_and_n() -> None:
     run = summary()
-    arms, comparisons, curve = cells(markdown(run))
+    arms, comparisons, curve, lines, _ = cells(markdown(run))
+    assert lines[1][4:8] == [
+        *("44.0 % [40.0, 48.0]", "16 to 74"),
+        *("61 [54, not reached]", "not reached"),
+    ]
     for found, (head, *rows) in ((run["arms"], arms), (run["curve"], curve)):
         column, n = head.index("accuracy, 95 % interval"), head.index("n")
         for arm, row in zip(found, rows, strict=True):

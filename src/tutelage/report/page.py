@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.report import curve, plots, words
+from tutelage.report.lines import read_lines, read_neighbours, targets_of
 from tutelage.report.reader import reader_data
 from tutelage.report.summary import (
     Comparison,
@@ -42,7 +43,22 @@ METHOD_NOTES = {
     "suppress": "end suppressed: as wait, with nothing put in its place; shows what the string adds.",
     "vote": "majority vote: of several independent attempts the most frequent answer wins; the tokens are "
     "those of all attempts together.",
+    "token-conditional": "token-conditional: the question asks for so many tokens; with a forced end they "
+    "are also a budget.",
+    "step-conditional": "step-conditional: the question asks for so many steps, counted down.",
+    "class-conditional": "class-conditional: the question asks to think briefly, or long.",
+    "rejection": "rejection: drawn again until the thinking is short enough; all tries count.",
 }
+CLOSERS = {
+    "model": "model",
+    "budget": "budget",
+    "grace": "in the grace window",
+    "eos": "end of text",
+    "room": "out of room",
+    "none": "no thinking",
+    "unknown": "unknown",
+}
+"""Who closed the thinking, in the order of the table."""
 
 
 def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -70,6 +86,7 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
     """The HTML text that `render` writes."""
     arms, comparisons = read_arms(summary), read_comparisons(summary)
     points, steps = read_curve(summary), read_funnel(summary)
+    closers = [name for name in CLOSERS if any(name in point.closed_by for point in points)]
     style, script = _asset("page.css"), _asset("reader.js")
     cost = _mapping(summary, "cost")
     bill = _bill(cost, summary)
@@ -102,7 +119,11 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         unplaced=sum(point.tokens is None for point in points),
         method_notes=[note for name, note in METHOD_NOTES.items() if any(p.method == name for p in points)],
         describe=curve.describe,
-        closed=_closed,
+        closers=[(name, CLOSERS[name]) for name in closers],
+        replies=_replies,
+        targets=[f"tokens to {words.percent(target)}" for target in targets_of(summary)],
+        lines=read_lines(summary),
+        neighbours=read_neighbours(summary),
         funnels=[plots.funnel(steps, width) for width in (plots.WIDE, plots.NARROW)] if steps else [],
         cost=_cost_rows(cost),
         stages=_stages(summary),
@@ -193,8 +214,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _closed(point: Point) -> str:
-    return ", ".join(f"{name} {words.amount(count)}" for name, count in point.closed_by.items())
+def _replies(point: Point, count: float | None) -> str:
+    """A count of replies and its share, "" where it was not told."""
+    total = sum(point.closed_by.values())
+    if count is None or not total:
+        return ""
+    return f"{words.amount(count)} ({100 * count / total:.0f} %)"
 
 
 def _first_pair(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:

@@ -15,7 +15,8 @@ from typing import Any
 
 from tutelage.errors import UsageError
 
-METHODS = ("natural", "budget", "wait", "suppress", "vote")
+# What prolongs or multiplies thinking; everything else is in the part of thinking cut short.
+_EXTENDED = {"wait", "suppress", "vote"}
 # Bidirectional controls can reorder the text around them, so they are spelled out like the C0 controls.
 _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -59,12 +60,17 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One setting of the thinking controls. `sampling` and `votes` are optional in the file."""
+    """One setting of the thinking controls. `part` is "natural" (unforced), "capped" (thinking cut short, or
+    asked to be short) or "extended" (prolonged, or several attempts); `setting` says it in words. Tokens are
+    per problem and sample; `closed_by`, `finished` and `empty` count replies."""
 
     arm: str
     method: str
+    part: str
+    setting: str
     seed: str
     budget: float | None
+    minimum: float | None
     waits: float | None
     wait: str
     sampling: str
@@ -75,12 +81,26 @@ class Point:
     n: int
     samples: int | None
     tokens: float | None
+    tokens_sampled: float | None
+    tokens_forced: float | None
     closed_by: Mapping[str, float]
+    finished: Mapping[str, float]
+    empty: float | None
 
     @property
     def series(self) -> tuple[str, str, str]:
-        """Points that one line joins: same arm, method, and wait string or way of sampling."""
-        return self.arm, self.method, self.wait if self.method == "wait" else self.sampling
+        """Points that one line joins: same arm, method, and wait string, way of sampling or size of vote."""
+        detail = self.sampling
+        if self.method == "wait":
+            detail = f"{self.wait}, at least" if self.minimum is not None else self.wait
+        elif self.method == "vote":
+            detail = f" of {self.votes:g}" if self.budget is not None else ""
+        return self.arm, self.method, detail
+
+    @property
+    def order(self) -> float:
+        """Where it stands on its line."""
+        return self.waits or self.minimum or self.budget or self.votes or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +124,10 @@ def read_arms(summary: Mapping[str, Any]) -> list[Arm]:
         Arm(
             name=_text(row, "name", where),
             seed=visible(row.get("seed", "")),
-            accuracy=_number(row, "accuracy", where),
+            accuracy=number_at(row, "accuracy", where),
             lo=ci[0],
             hi=ci[1],
-            n=int(_number(row, "n", where)),
+            n=int(number_at(row, "n", where)),
             samples=_count(row, "samples", where),
             thinking_tokens=_maybe(row, "thinking_tokens_mean", where),
             tokens_seen=_maybe(row, "tokens_seen", where),
@@ -125,10 +145,10 @@ def read_comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
             a=_text(row, "a", where),
             b=_text(row, "b", where),
             seed=visible(row.get("seed", "")),
-            difference=_number(row, "difference", where),
+            difference=number_at(row, "difference", where),
             lo=ci[0],
             hi=ci[1],
-            n=int(_number(row, "n", where)),
+            n=int(number_at(row, "n", where)),
             p=_maybe(row, "p", where),
             p_holm=_maybe(row, "p_holm", where),
         )
@@ -137,29 +157,35 @@ def read_comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
 
 
 def read_curve(summary: Mapping[str, Any]) -> list[Point]:
-    """`curve`, in file order. Raises UsageError for a method that is not one of METHODS."""
+    """`curve`, in file order. Files of before the parts were told apart are read too."""
     points = []
     for where, row, ci in _measured(summary, "curve"):
         method = _text(row, "method", where)
-        if method not in METHODS:
-            raise UsageError(f"summary: {where}.method is {method!r}; expected one of {', '.join(METHODS)}")
+        usual = "natural" if method == "natural" else "extended" if method in _EXTENDED else "capped"
         points.append(
             Point(
                 arm=_text(row, "arm", where),
                 method=method,
+                part=visible(row.get("part") or usual),
+                setting=visible(row.get("setting") or ""),
                 seed=visible(row.get("seed", "")),
                 budget=_maybe(row, "budget", where),
+                minimum=_maybe(row, "min_tokens", where),
                 waits=_maybe(row, "waits", where),
-                wait=visible(row.get("wait") or "").strip(),
+                wait=_strings(row.get("wait")),
                 sampling=visible(row.get("sampling") or ""),
                 votes=_maybe(row, "votes", where),
-                accuracy=_number(row, "accuracy", where),
+                accuracy=number_at(row, "accuracy", where),
                 lo=ci[0],
                 hi=ci[1],
-                n=int(_number(row, "n", where)),
+                n=int(number_at(row, "n", where)),
                 samples=_count(row, "samples", where),
                 tokens=_maybe(row, "thinking_tokens_mean", where),
+                tokens_sampled=_maybe(row, "thinking_sampled_mean", where),
+                tokens_forced=_maybe(row, "thinking_forced_mean", where),
                 closed_by=_counts(row, "closed_by", where),
+                finished=_counts(row, "finished", where),
+                empty=_maybe(row, "empty", where),
             )
         )
     return points
@@ -170,12 +196,18 @@ def read_funnel(summary: Mapping[str, Any]) -> list[Step]:
     return [
         Step(
             stage=_text(row, "stage", where),
-            kept=int(_number(row, "kept", where)),
-            dropped=int(_number(row, "dropped", where)),
+            kept=int(number_at(row, "kept", where)),
+            dropped=int(number_at(row, "dropped", where)),
             reasons=_counts(row, "reasons", where),
         )
         for where, row in _entries(summary, "funnel")
     ]
+
+
+def _strings(wait: object) -> str:
+    """One wait string, or several in rotation."""
+    several = [wait] if isinstance(wait, str) else wait if isinstance(wait, Sequence) else ()
+    return " / ".join(visible(each).strip() for each in several)
 
 
 def _entries(summary: Mapping[str, Any], section: str) -> list[tuple[str, Mapping[str, Any]]]:
@@ -208,7 +240,8 @@ def _text(row: Mapping[str, Any], key: str, where: str) -> str:
     return visible(value)
 
 
-def _number(row: Mapping[str, Any], key: str, where: str) -> float:
+def number_at(row: Mapping[str, Any], key: str, where: str) -> float:
+    """`row[key]`, a finite number. Raises UsageError that names `where` it should be."""
     value = row.get(key)
     if not _is_number(value):
         raise UsageError(f"summary: {where}.{key} must be a number, not {value!r:.60}")
@@ -216,7 +249,7 @@ def _number(row: Mapping[str, Any], key: str, where: str) -> float:
 
 
 def _maybe(row: Mapping[str, Any], key: str, where: str) -> float | None:
-    return None if row.get(key) is None else _number(row, key, where)
+    return None if row.get(key) is None else number_at(row, key, where)
 
 
 def _count(row: Mapping[str, Any], key: str, where: str) -> int | None:
@@ -228,7 +261,7 @@ def _counts(row: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
     counts = row.get(key) or {}
     if not isinstance(counts, Mapping):
         raise UsageError(f"summary: {where}.{key} must map names to counts")
-    return {visible(name): _number(counts, name, f"{where}.{key}") for name in counts}
+    return {visible(name): number_at(counts, name, f"{where}.{key}") for name in counts}
 
 
 def _is_number(value: object) -> bool:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tutelage.errors import UsageError
+from tutelage.report.curve import describe
+from tutelage.report.lines import LineRow, read_lines, read_neighbours, targets_of
 from tutelage.report.summary import Arm, Comparison, Point, read_arms, read_comparisons, read_curve
 
 
@@ -38,6 +40,13 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if curve:
         head = ("arm", "method", "setting", "seed", "accuracy, 95 % interval", "n", "samples", "tokens")
         parts.append(_table(head, [_point(point) for point in curve]))
+    if lines := read_lines(summary):
+        reach = [f"tokens to {100 * target:g} %" for target in targets_of(summary)]
+        head = ("arm", "seed", "line", "n", "area, 95 % interval", "over tokens", *reach)
+        parts.append(_table((*head, "control", "scaling", "performance"), [_line(line) for line in lines]))
+    if steps := read_neighbours(summary):
+        head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
+        parts.append(_table(head, [_comparison(row) for row in steps]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -92,22 +101,21 @@ def _comparison(row: Comparison) -> tuple[str, ...]:
 
 
 def _point(point: Point) -> tuple[str, ...]:
-    setting = {
-        "budget": f"at most {_whole(point.budget)}",
-        "wait": f"{_whole(point.waits)} × {point.wait.strip()!r}",
-        "suppress": f"{_whole(point.waits)} closes masked",
-        "vote": f"majority of {_whole(point.votes)}, {point.sampling}",
-    }.get(point.method, point.sampling)
     return (
         point.arm,
         point.method,
-        setting,
+        describe(point),
         point.seed,
         _percent(point.accuracy, point.lo, point.hi),
         str(point.n),
         _whole(point.samples),
         _decimal(point.tokens),
     )
+
+
+def _line(line: LineRow) -> tuple[str, ...]:
+    numbers = (line.n, line.area, line.span, *line.reached, line.control, line.scaling, line.performance)
+    return (line.arm, line.seed, line.name, *numbers)
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
