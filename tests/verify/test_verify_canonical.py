@@ -1,0 +1,62 @@
+"""Answers as votes count them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage.errors import UsageError
+from tutelage.records import Problem
+from tutelage.verify.canonical import canonical
+from tutelage.verify.cascade import verify
+
+
+def of(kind, answer, **metadata):
+    return canonical(Problem("p", "?", checker=kind, metadata=metadata), answer)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answers"),
+    [
+        ("number", ["The answer is 1,234.50", r"\boxed{1234.5}", "so it is 2469/2", "#### 1234.5 apples"]),
+        ("math", [r"\boxed{\frac{1}{2}}", "The answer is 0.5", "1/2"]),
+        ("math", [r"\boxed{x^2}", "The answer is $x^2$"]),
+        ("choice", ["(B)", "The answer is B.", r"\boxed{B}"]),
+        ("exact", ["The answer is Paris.", r"\boxed{Paris}", '"Paris"']),
+        ("gym:spell_backward", [r"\boxed{olleh}", "olleh"]),
+    ],
+)
+def test_answers_that_say_the_same_vote_together(kind, answers):
+    assert len({of(kind, answer) for answer in answers}) == 1
+    assert of(kind, answers[0]) is not None
+
+
+@pytest.mark.parametrize("kind", ["number", "math", "choice", "exact", "code"])
+def test_no_answer_is_none(kind):
+    assert of(kind, " \n") is None
+
+
+def test_what_differs_votes_apart():
+    assert of("number", "18") != of("number", "19")
+    assert of("math", r"\boxed{x}") != of("math", r"\boxed{x+1}")
+    assert of("exact", "Paris") != of("exact", "paris")
+    assert of("choice", "A or B: the answer is A. The answer is B") is None
+
+
+@given(answer=st.text(max_size=60), gold=st.integers(-50, 50))
+def test_two_answers_with_one_canonical_number_have_one_verdict(answer, gold):
+    """What votes together is right together."""
+    found = of("number", answer)
+    if found is not None and "/" not in found and found.lstrip("-").isdigit():
+        status = verify(answer=answer, gold=str(gold), kind="number").status
+        assert (status == "correct") == (int(found) == gold)
+
+
+@given(answer=st.text(max_size=200), kind=st.sampled_from(["number", "math", "choice", "exact", "code"]))
+def test_no_text_raises(answer, kind):
+    found = of(kind, answer)
+    assert found is None or found.strip()
+
+
+def test_choices_that_are_none_are_refused():
+    with pytest.raises(UsageError):
+        of("choice", "B", choices=3)
