@@ -93,12 +93,13 @@ def place(names: Sequence[Named], crowd: Crowd, frame: Frame) -> list[str]:
 def _candidates(spots: Sequence[Spot], long: float, frame: Frame) -> Iterator[tuple[Spot, Spot, float]]:
     """Places (left end of the base line) for a label `long` wide beside each of `spots`, last point first,
     and their cost: far ones and those at earlier points cost more. Only places inside the frame."""
-    around = ((1, 0), (1, -0.7), (1, 0.7), (0, -1), (0, 1), (-1, 0), (-1, -0.7), (-1, 0.7))
+    # Directions, and beside them the share of the name that then lies left of its place.
+    sides = ((1, 0, 0.0), (1, -0.7, 0.0), (1, 0.7, 0.0), (-1, 0, 1.0), (-1, -0.7, 1.0), (-1, 0.7, 1.0))
+    around = (*sides[:3], (0, -1, 0.5), (0, 1, 0.5), *sides[3:], (0, -1, 0.1), (0, 1, 0.1))
     for rank, (px, py) in enumerate(reversed(spots)):
         for reach in (11.0, 22.0, 36.0, 52.0, 70.0, 92.0):
-            for dx, dy in around:
-                shift = {1: 0.0, 0: -long / 2, -1: -long}[dx]
-                at = (px + dx * reach + shift, py + dy * reach + 4)
+            for dx, dy, left_of in around:
+                at = (px + dx * reach - left_of * long, py + dy * reach + 4)
                 left, top, right, bottom = _label_box(at, long)
                 if left > frame.left and right < frame.right and top > frame.top and bottom < frame.bottom:
                     yield (px, py), at, reach / 22 + 0.3 * rank
