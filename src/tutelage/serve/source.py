@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from tutelage.errors import TutelageError
-from tutelage.think.policy import ClosedBy, ThinkingPolicy
+from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.segments import ClosedBy
 
 Role = Literal["system", "user", "assistant"]
 
