@@ -7,11 +7,13 @@ Each reply is a list of steps: bytes to send as they stand, or a function that i
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
@@ -71,7 +73,7 @@ def ended(*, finish_reason: str = "stop", completion_tokens: int = 90, **thinkin
 
 
 class PageServer(ThreadingHTTPServer):
-    """`replies` are given in the order of the requests, `by_budget` before them to requests of that budget."""
+    """`replies` are given in the order of the requests; `by_budget` before them to those of a budget."""
 
     daemon_threads = True
 
@@ -81,7 +83,7 @@ class PageServer(ThreadingHTTPServer):
         self.models: list[dict[str, Any]] = [{"id": "lab", "object": "model", "max_model_len": 2048}]
         self.key = ""
         self.replies: list[Iterable[Step]] = []
-        self.by_budget: dict[int, Iterable[Step]] = {}
+        self.by_budget: dict[int | None, Iterable[Step]] = {}
         self.refusals: list[tuple[int, dict[str, str], bytes]] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -118,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.refusals:
             self._whole(*self.server.refusals.pop(0))
             return
-        steps = self.server.by_budget.get(body["thinking_token_budget"]) or self.server.replies.pop(0)
+        steps = self.server.by_budget.get(body.get("thinking_token_budget")) or self.server.replies.pop(0)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.end_headers()
@@ -153,9 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def endless(first: Sequence[Step], pause: Callable[[], object]) -> Iterable[Step]:
-    """`first`, then text without end, until the page goes away."""
+def endless(first: Iterable[Step], pause: float) -> Iterator[Step]:
+    """`first`, then text without end, one piece every `pause` seconds, until the page goes away."""
     yield from first
     while True:
         yield delta(thinking="more and ")
-        yield pause
+        yield functools.partial(time.sleep, pause)
