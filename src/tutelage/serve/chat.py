@@ -130,7 +130,7 @@ class Chat:
         delta = self._delta(choice, said)
         if not delta and not (said.scores and said.phase == "answer"):
             return b""
-        fields: dict[str, Any] = {"index": said.index, "delta": delta}
+        fields: dict[str, Any] = {"index": said.index, "delta": delta, "tokens": said.tokens}
         if said.forced:
             fields["forced"] = True
         if said.phase == "answer":
