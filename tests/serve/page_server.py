@@ -6,39 +6,29 @@ Each reply is a list of steps: bytes to send as they stand, or a function that i
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
 import json
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.resources import files
 from typing import Any
+
+from tutelage.serve.app import PAGE, page_headers
 
 Step = bytes | Callable[[], object]
 
 
-def policy(page: str) -> str:
-    """The content policy under which our server gives the page out: its own style, script and origin."""
-    hashes = {}
-    for tag in ("style", "script"):
-        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-        hashes[tag] = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{hashes['style']}'; script-src 'sha256-{hashes['script']}'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        "require-trusted-types-for 'script'; trusted-types 'none'"
-    )
+def card(name: str, context: int = 2048, thinks: bool = True) -> dict[str, Any]:
+    """A model in the list of models."""
+    return {"id": name, "root": name.split("@")[0], "max_model_len": context, "thinks": thinks}
 
 
 def event(data: object) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def delta(*, thinking: str = "", answer: str = "", forced: bool = False) -> bytes:
+def delta(*, thinking: str = "", answer: str = "", forced: bool = False, tokens: int = 1) -> bytes:
     """A chunk with text, in ASCII."""
     said: dict[str, str] = {}
     if thinking:
@@ -79,8 +69,8 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.page = files("tutelage.serve").joinpath("page.html").read_text(encoding="utf-8")
-        self.models: list[dict[str, Any]] = [{"id": "lab", "object": "model", "max_model_len": 2048}]
+        self.page = PAGE.read_text(encoding="utf-8")
+        self.models: list[dict[str, Any]] = [card("lab")]
         self.key = ""
         self.replies: list[Iterable[Step]] = []
         self.by_budget: dict[int | None, Iterable[Step]] = {}
@@ -103,10 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
         if self.path == "/":
-            headers = {
-                "Content-Type": "text/html; charset=utf-8",
-                "Content-Security-Policy": policy(self.server.page),
-            }
+            headers = {"Content-Type": "text/html; charset=utf-8", **page_headers(self.server.page)}
             self._whole(200, headers, self.server.page.encode())
         elif self._admitted():
             self._json(200, {"object": "list", "data": self.server.models})

@@ -5,13 +5,14 @@ The server is scripted, so that it can say what no model says and cut its reply 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from page_server import PageServer, delta, ended, endless, event
+from page_server import PageServer, card, delta, ended, endless, event
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from browser import Watch
@@ -94,7 +95,7 @@ def test_thinking_answer_and_counts_are_shown_and_forced_text_is_marked(
     seen = "mark => [getComputedStyle(mark, '::before').content, getComputedStyle(mark).borderBottomStyle]"
     assert mark.evaluate(seen) == ['"forced"', "solid"]
     shown = facts(page)
-    assert shown["Thinking"] == "64 of 512 tokens: 60 by the model, 4 forced"
+    assert shown["Thinking"] == "64 tokens: 60 by the model, 4 forced"
     assert shown["Closed by"] == "the budget"
     assert shown["Refused"] == "2 closes, 2 wait strings written"
     assert shown["Prompt"] == "21 tokens"
@@ -108,7 +109,7 @@ def test_thinking_answer_and_counts_are_shown_and_forced_text_is_marked(
 
 
 def test_every_setting_reaches_the_request(watch: Watch, server: PageServer) -> None:
-    server.models.append({"id": "other", "max_model_len": 2048})
+    server.models.append(card("other"))
     page = opened(watch, server)
     server.replies = [ended(), ended(), ended()]
     plain = {
@@ -151,7 +152,7 @@ def test_every_setting_reaches_the_request(watch: Watch, server: PageServer) -> 
 
 
 def test_the_slider_runs_from_none_over_doublings_to_no_limit(watch: Watch, server: PageServer) -> None:
-    server.models = [{"id": "lab", "max_model_len": 100}]
+    server.models = [card("lab", context=100)]
     page = opened(watch, server)
     slider, exact = page.locator("[name=slider]").first, page.locator("[name=budget]").first
     slider.focus()
@@ -210,6 +211,8 @@ def test_stopping_or_leaving_hangs_up(watch: Watch, server: PageServer, way: str
     assert server.left.wait(10)
     expect(page.locator(".state").first).to_contain_text("Stopped after")
     assert text(page.locator(".text.thinking").first).startswith("I think more and ")
+    heading = re.fullmatch(r"Thinking · (\d+) of 512 tokens", page.locator("h3").first.inner_text())
+    assert heading and int(heading[1]) == text(page.locator(".text.thinking").first).count("more") + 1
     assert page.locator(".problem:visible").count() == 0
     asked(page)  # and the next question is asked
 
@@ -328,7 +331,7 @@ def test_events_survive_any_cut_and_every_line_end(watch: Watch, server: PageSer
 def test_text_of_a_model_or_server_never_becomes_markup_nor_leaves_the_origin(
     watch: Watch, server: PageServer
 ) -> None:
-    server.models = [{"id": f"lab {HOSTILE}", "max_model_len": 2048}]
+    server.models = [card(f"lab {HOSTILE}")]
     page = opened(watch, server)
     server.replies = [
         [delta(thinking="clean"), delta(thinking="t", forced=True), delta(answer="7"), *ended()]
