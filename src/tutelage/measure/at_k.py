@@ -40,7 +40,7 @@ def majority_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int
     `answers` are canonical (equal strings vote together); None means no answer and never wins, so k attempts
     without any answer are wrong. `correct[i]` says whether answers[i] is right; equal answers must agree, and
     several different answers may be right.
-    Tie rule: among the most voted answers the one that came first wins. Over all orders of the k attempts
+    Tie rule: that of `think.vote.vote`, the answer that came first wins. Over all orders of the k attempts
     each tied answer is first equally often, so a tie of t answers counts 1/t for each: the value used here.
     Exact: Σ over right answers g and votes m of C(c_g, m) · Σ_t W(m, t)/(1 + t) / C(n, k), with W the number
     of ways to draw the other k − m attempts so that t rivals have exactly m votes and none has more. Where
