@@ -28,14 +28,14 @@ def event(data: object) -> bytes:
     return f"data: {json.dumps(data)}\n\n".encode()
 
 
-def delta(*, thinking: str = "", answer: str = "", forced: bool = False, tokens: int = 1) -> bytes:
+def delta(*, thinking: str = "", answer: str = "", forced: bool = False) -> bytes:
     """A chunk with text, in ASCII."""
     said: dict[str, str] = {}
     if thinking:
         said |= {"reasoning_content": thinking, "reasoning": thinking}
     if answer:
         said["content"] = answer
-    choice = {"index": 0, "delta": said, "finish_reason": None}
+    choice = {"index": 0, "delta": said, "finish_reason": None, "tokens": 1}
     return event(
         {"object": "chat.completion.chunk", "choices": [choice | ({"forced": True} if forced else {})]}
     )

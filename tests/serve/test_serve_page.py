@@ -212,7 +212,8 @@ def test_stopping_or_leaving_hangs_up(watch: Watch, server: PageServer, way: str
     expect(page.locator(".state").first).to_contain_text("Stopped after")
     assert text(page.locator(".text.thinking").first).startswith("I think more and ")
     heading = re.fullmatch(r"Thinking · (\d+) of 512 tokens", page.locator("h3").first.inner_text())
-    assert heading and int(heading[1]) == text(page.locator(".text.thinking").first).count("more") + 1
+    assert heading, page.locator("h3").first.inner_text()
+    assert int(heading[1]) == text(page.locator(".text.thinking").first).count("more") + 1
     assert page.locator(".problem:visible").count() == 0
     asked(page)  # and the next question is asked
 
