@@ -1,7 +1,7 @@
 """Answers as votes count them."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
@@ -42,13 +42,25 @@ def test_what_differs_votes_apart():
     assert of("choice", "A or B: the answer is A. The answer is B") is None
 
 
-@given(answer=st.text(max_size=60), gold=st.integers(-50, 50))
-def test_two_answers_with_one_canonical_number_have_one_verdict(answer, gold):
-    """What votes together is right together."""
-    found = of("number", answer)
-    if found is not None and "/" not in found and found.lstrip("-").isdigit():
-        status = verify(answer=answer, gold=str(gold), kind="number").status
-        assert (status == "correct") == (int(found) == gold)
+QUANTITIES = st.builds(
+    "{}{}{}".format,
+    st.sampled_from(["", "$", "The answer is ", "-"]),
+    st.sampled_from(["5", "5.0", "50", "0.5", "1/2", "5,000", "nan"]),
+    st.sampled_from(["", "%", " percent", " km", " m", " apples", " million", " USD", "."]),
+)
+
+
+@given(one=QUANTITIES, two=QUANTITIES, gold=QUANTITIES, kind=st.sampled_from(["number", "math"]))
+@settings(max_examples=400, deadline=None)
+def test_what_votes_together_has_one_verdict(one, two, gold, kind):
+    """`majority_at_k` refuses answers that are equal and judged otherwise."""
+    if of(kind, one) == of(kind, two):
+        verdicts = [verify(answer=answer, gold=gold, kind=kind).status for answer in (one, two)]
+        assert verdicts[0] == verdicts[1]
+
+
+def test_units_and_percent_signs_vote_apart():
+    assert len({of("number", answer) for answer in ("5", "5 km", "5 m", "5%")}) == 4
 
 
 @given(answer=st.text(max_size=200), kind=st.sampled_from(["number", "math", "choice", "exact", "code"]))

@@ -1,9 +1,10 @@
 """An answer in the form in which votes are counted: equal texts for answers that say the same.
 
 Promises: the gold answer is never looked at, so that a vote is what anybody could have taken; one way of
-writing per number, letter or text; None where there is no answer; never raises on any text.
-Does not: judge. It is coarser and finer than the checkers: numbers are compared without their units ("5 km"
-and "5" vote together), expressions as text (`2x` and `x \\cdot 2` do not).
+writing per number, letter or text; what votes together has one verdict; None where there is no answer; never
+raises on any text.
+Does not: judge. It is finer than the checkers: "5 km" and "5", "50%" and "0.5", and expressions written in
+two ways vote apart, though a gold answer may make both right.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 from tutelage.records import Problem
 from tutelage.verify import choices, exact
 from tutelage.verify.answers import last_line, marked_answer
-from tutelage.verify.numbers import only_number
+from tutelage.verify.numbers import Found, only_number
 from tutelage.verify.quantities import extract_number
+from tutelage.verify.units import read_tail
 
 _LONGEST = 1000
 
@@ -24,18 +26,25 @@ def canonical(problem: Problem, answer: str) -> str | None:
         return None
     if problem.checker == "number":
         found, _ = extract_number(answer)
-        if found is None:
-            return None
-        return _text(found.text) if found.value is None else str(found.value)
+        return None if found is None else _number(found)
     if problem.checker == "choice":
         letters = {claim.letter for claim in choices.claims(answer, choices.options(problem))[0]}
         return letters.pop() if len(letters) == 1 else None
     marked = marked_answer(answer)
     if problem.checker == "math":
         line = marked.text if marked is not None else last_line(answer)[0]
-        number = only_number(line, equations=False).value
-        return _text(line) if number is None else str(number)
+        found = only_number(line, equations=False)
+        return _text(line) if found.value is None else _number(found)
     return _text(marked.text if marked is not None else answer)
+
+
+def _number(found: Found) -> str | None:
+    """The value with its scale and unit; as text where it has none."""
+    if found.value is None:
+        return _text(found.text)
+    tail = read_tail(found.after, found.before)
+    parts = (str(found.value), tail.scale_name, tail.unit.name if tail.unit is not None else "")
+    return " ".join(part for part in parts if part)
 
 
 def _text(text: str) -> str | None:
