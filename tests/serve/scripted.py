@@ -167,7 +167,7 @@ def site(source: Any, *, rules: Rules | None = None, grace: int = 2, **options: 
     opened = listen("127.0.0.1", 0)
     ready, lines = threading.Event(), []
     app = build_app(source, rules or Rules(), **options)
-    running = server(app, opened, ready=ready.set, say=lines.append, grace=grace)
+    running = server(app, ready=ready.set, say=lines.append, grace=grace)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
 
     def stop() -> None:

@@ -24,6 +24,7 @@ from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.report import report
 from tutelage.cli.run import run
+from tutelage.cli.serve import serve
 from tutelage.cli.sweep import sweep
 from tutelage.cli.train import train
 from tutelage.cli.verify import verify
@@ -44,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (run, collect, verify, train, evaluate, sweep, compare, report, doctor):
+for verb in (run, collect, verify, train, evaluate, sweep, compare, serve, report, doctor):
     app.command()(output.guarded(verb))
 
 

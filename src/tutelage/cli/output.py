@@ -56,6 +56,13 @@ def write(text: str) -> None:
     """Text for stdout."""
     stream = _ours[-1] if _ours else sys.stdout
     stream.write(text)
+    stream.flush()  # who starts a server waits for its line
+
+
+def note(text: str) -> None:
+    """A line for whoever watches, on stderr."""
+    sys.stderr.write(f"{' '.join(text.split())}\n")
+    sys.stderr.flush()
 
 
 def emit(document: Mapping[str, Any], text: str, as_json: bool) -> None:

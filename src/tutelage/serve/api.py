@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tutelage.errors import TutelageError
-from tutelage.serve import chat, completions
+from tutelage.serve import chat, completions, responses
 from tutelage.serve.body import Body, bad, flag, parse, shown, text
 from tutelage.serve.fields import Thinking, default_efforts, split_model, thinking
 from tutelage.serve.metrics import Metrics
@@ -64,6 +64,12 @@ class Api:
         body, said, name = await self._read(request)
         orders = completions.read_orders(body, said)
         return await self._reply(request, body, orders, completions.Text.of(body, name, said, orders[0]))
+
+    async def responses(self, request: Request) -> Any:
+        """POST /v1/responses"""
+        body, said, name = await self._read(request)
+        order = responses.read_order(body, said)
+        return await self._reply(request, body, [order], responses.Response.of(body, name, said, order))
 
     async def models(self, request: Request) -> Response:
         """GET /v1/models"""

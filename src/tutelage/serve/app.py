@@ -48,6 +48,7 @@ def build_app(
     posts = {
         "/v1/chat/completions": api.chat,
         "/v1/completions": api.completions,
+        "/v1/responses": api.responses,
         "/tokenize": api.tokenize,
         "/detokenize": api.detokenize,
     }

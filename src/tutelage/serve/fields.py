@@ -17,7 +17,7 @@ fields: `name@think=256,min=64,wait=Wait|Hmm,refuse=2`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ def default_efforts(context: int) -> dict[str, int]:
     return {"none": 0, **{word: min(most, int(share * context)) for word, (most, share) in _EFFORTS.items()}}
 
 
-def read_efforts(settings: list[str], context: int) -> dict[str, int]:
+def read_efforts(settings: Sequence[str], context: int) -> dict[str, int]:
     """The table of effort words with `word=budget` settings. Raises UsageError for one that is not so."""
     efforts = default_efforts(context)
     for setting in settings:

@@ -103,13 +103,15 @@ def url_of(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: App, opened: socket.socket, *, ready: Callable[[], None], say: Say, grace: int = 10) -> None:
+async def run(
+    app: App, opened: socket.socket, *, ready: Callable[[], None], say: Say, grace: int = 10
+) -> None:
     """Serve `app` on `opened` until SIGINT or SIGTERM. `ready` is called when it answers, `say` with what a
     person should know."""
-    server(app, opened, ready=ready, say=say, grace=grace).run(sockets=[opened])
+    await server(app, ready=ready, say=say, grace=grace).serve(sockets=[opened])
 
 
-def server(app: Any, opened: socket.socket, *, ready: Callable[[], None], say: Say, grace: int) -> _Server:
+def server(app: Any, *, ready: Callable[[], None], say: Say, grace: int) -> _Server:
     """The server that `run` runs."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     config = uvicorn.Config(
