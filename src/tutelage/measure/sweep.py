@@ -1,193 +1,219 @@
-"""Accuracy against thinking: one model, the same problems, many policies, and the controls.
+"""Accuracy against thinking: one model, the same problems, many ways to think, and the controls.
 
-Promises: every point is over the same problems and, where it is sampled, the same random numbers; a budget's
-point equals a fresh run with that maximum, although one natural trace is re-closed at every budget instead of
-being decoded again (the traces are the same up to the budget, because nothing before it depends on it), and
-so do the points that refuse closes, which go on from the first close of that trace; the tokens of a vote are
-those of all its attempts together; every point says who closed the thinking.
-Does not: choose the points, compare arms, or draw.
+Promises: every point is over the same problems, samples and random numbers; everything is decoded in one go,
+in which the engine computes once what several points write alike, so that a curve of budgets costs one long
+trace per sample and an answer per budget (the trace is the same up to the budget, because nothing before it
+depends on it), and equals separate runs; the tokens of a point are those of all its attempts, thrown away or
+not; every point counts who closed the thinking and how many answers were empty or cut.
+Does not: choose the points (see `grid`), describe whole lines (see `lines`), compare arms, or draw.
 
-Methods: `natural` (greedy and sampled), `budget` (s1's maximum with a forced close), `wait` (s1's minimum:
-the first N closes become a wait string; other strings are controls), `suppress` (the first N closes are
-masked and nothing is written: the control for the string itself), `vote` (majority of k, unbiased over the
-samples).
+Intervals are over problems: Wilson where each problem has one reply, which is its one score of 0 or 1, else
+the bootstrap that keeps the replies to a problem together.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tutelage.errors import UsageError
 from tutelage.measure.at_k import majority_at_k
-from tutelage.measure.evaluate import Check, Evaluation, summed_up
-from tutelage.measure.statistics import cluster_bootstrap
-from tutelage.records import Problem, Trace, Verdict
-from tutelage.teachers.local import LocalTeacher, decode, to_traces
-from tutelage.think.engine import Completion
-from tutelage.think.policy import ThinkingPolicy
-from tutelage.think.sampling import Sampling
+from tutelage.measure.grid import FREE, Grid, Planned, drawn, fields
+from tutelage.measure.replies import Judged, solver_of
+from tutelage.measure.scaling import Bound
+from tutelage.measure.statistics import accuracy, cluster_bootstrap, item_means
+from tutelage.records import Problem, Trace, Verdict, stable_hash
+from tutelage.think.control import Natural
+from tutelage.think.methods import Decoder, Method, Outcome, Solver, solve
 
 Progress = Callable[[int, int, str], None]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """Which points to measure. `policy` is the natural one (its maximum bounds everything); `waits` numbers
-    of refused closes with `wait` and with each of `other_waits`; `suppress` numbers of masked closes; `votes`
-    sizes of majority votes out of `vote_samples` replies at `temperature`."""
+class Reply:
+    """What one sample of one problem came to at a point. `trace` and `verdict` are those of the reply that
+    the method stands by, `answer` its canonical answer, None where there is none; the counts are of all its
+    attempts."""
 
-    policy: ThinkingPolicy
-    budgets: tuple[int, ...] = ()
-    waits: tuple[int, ...] = ()
-    wait: str = "Wait"
-    other_waits: tuple[str, ...] = ()
-    suppress: tuple[int, ...] = ()
-    votes: tuple[int, ...] = ()
-    vote_samples: int = 8
-    temperature: float = 0.7
-
-    def __post_init__(self) -> None:
-        if self.votes and max(self.votes) > self.vote_samples:
-            raise UsageError(f"votes: {max(self.votes)} is more than vote_samples {self.vote_samples}")
-        if self.votes and min(self.votes) < 1:
-            raise UsageError(f"votes: {min(self.votes)} is no number of voters; write 1 or more")
-        # Impossible points are refused here, not after hours of decoding the possible ones.
-        for budget in self.budgets:
-            self.capped(budget)
-        for count in (*self.waits, *self.suppress):
-            self.masked(count)
-        for word in (self.wait, *self.other_waits) if self.waits else ():
-            self.waiting(1, word)
-
-    def capped(self, budget: int) -> ThinkingPolicy:
-        """The policy of a budget's point."""
-        return replace(self.policy, max_tokens=budget)
-
-    def waiting(self, waits: int, word: str) -> ThinkingPolicy:
-        """The policy of a point with the first closes turned into `word`."""
-        return replace(self.policy, refuse_closes=waits, wait=word)
-
-    def masked(self, refused: int) -> ThinkingPolicy:
-        """The policy of the same number of refused closes with nothing written."""
-        return replace(self.policy, refuse_closes=refused, wait=None, max_waits=None)
+    problem_id: str
+    sample: int
+    answer: str | None
+    trace: Trace | None
+    verdict: Verdict | None
+    thinking_sampled: int
+    thinking_forced: int
+    tokens: int
+    attempts: int
 
     @property
-    def steps(self) -> int:
-        """How many decoding passes the grid takes."""
-        passes = 1 + len(self.budgets) + len(self.waits) * (1 + len(self.other_waits)) + len(self.suppress)
-        return passes + bool(self.votes)
+    def correct(self) -> bool:
+        """Whether it is right; no reply is not."""
+        return self.verdict is not None and self.verdict.status == "correct"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One point of the curve: its row for `curve` in summary.json, a label for people, and what it is made
-    of (nothing is kept of sampled replies and votes: there are many of them)."""
+    """One point: its row for `curve` in summary.json, a label for people, the line that it lies on and its
+    bound there, each problem's mean score and thinking tokens (n,), and the replies (none for a vote, which
+    is an expectation over the replies of another point)."""
 
     row: dict[str, Any]
     label: str
-    traces: list[Trace]
-    verdicts: list[Verdict]
+    line: str
+    bound: Bound
+    scores: Floats
+    tokens: Floats
+    replies: list[Reply]
 
 
 def sweep(
     arm: str,
-    teacher: LocalTeacher,
+    engine: Decoder,
+    judged: Judged,
     problems: Sequence[Problem],
-    check: Check,
     grid: Grid,
+    *,
+    seed: int,
+    max_answer: int,
     progress: Progress | None = None,
 ) -> list[Point]:
-    """The points of `grid` for the model of `teacher` (its sampling and samples are set by the grid)."""
-    greedy = replace(teacher, sampling=Sampling(), samples=1)
-    done = 0
+    """The points of `grid` in its order, then the votes. Answers have at most `max_answer` sampled tokens.
 
-    def measure(
-        label: str,
-        policy: ThinkingPolicy,
-        method: str,
-        replay: list[Completion] | None = None,
-        **row: Any,
-    ) -> tuple[Point, list[Completion]]:
-        nonlocal done
-        replies = decode(greedy, problems, policy)
-        traces = list(to_traces(greedy, problems, policy, replies))
-        verdicts = check(problems, traces)
-        done += 1
-        if progress:
-            progress(done, grid.steps, label)
-        found = summed_up(problems, traces, verdicts)
-        return Point(_row(arm, method, found, sampling="greedy", **row), label, traces, verdicts), replies
+    Raises UsageError, before anything is decoded, when there are no problems, or a point cannot be had of
+    this model."""
+    if not problems:
+        raise UsageError("there is no problem to sweep over")
 
-    natural, replies = measure(f"{arm}, greedy", grid.policy, "natural")
-    points = [natural]
-    for budget in grid.budgets:
-        label = f"{arm}, at most {budget} tokens"
-        points.append(measure(label, grid.capped(budget), "budget", replies, budget=budget)[0])
-    for word in (grid.wait, *grid.other_waits):
-        for waits in grid.waits:
-            label = f"{arm}, {waits} x {word.strip()!r}"
-            policy = grid.waiting(waits, word)
-            points.append(measure(label, policy, "wait", replies, waits=waits, wait=word)[0])
-    for refused in grid.suppress:
-        label = f"{arm}, {refused} closes masked"
-        points.append(measure(label, grid.masked(refused), "suppress", replies, waits=refused)[0])
-    if grid.votes:
-        points += _votes(arm, teacher, problems, check, grid)
-        if progress:
-            progress(grid.steps, grid.steps, f"{arm}, votes")
-    return points
+    def solver(sampling: Any, samples: int) -> Solver:
+        return solver_of(
+            engine,
+            judged,
+            grid.policy,
+            sampling=sampling,
+            samples=samples,
+            seed=seed,
+            max_answer=max_answer,
+        )
+
+    own = solver(grid.sampling, grid.samples)
+    planned = grid.planned()
+    tasks: list[tuple[Solver, Method]] = [(own, point.method) for point in planned]
+    if grid.votes and not grid.own_votes:
+        tasks.append((solver(*grid.ballot), Natural()))
+    outcomes = solve(tasks, problems, progress)
+    points = [
+        _point(arm, judged, plan, found, drawn(grid.sampling))
+        for plan, found in zip(planned, outcomes, strict=False)
+    ]
+    if not grid.votes:
+        return points
+    if grid.own_votes:
+        points += [_vote(points[0], size, "majority vote") for size in sorted(grid.votes)]
+        size = max(grid.votes)
+        capped = [point for point in points if point.row["method"] == "budget"]
+        return points + [_vote(point, size, f"majority vote of {size}, cut short") for point in capped]
+    sampled = replace(planned[0], setting=drawn(grid.ballot[0]))
+    base = _point(arm, judged, sampled, outcomes[-1], drawn(grid.ballot[0]))
+    return [*points, base, *(_vote(base, size, "majority vote") for size in sorted(grid.votes))]
 
 
-def _votes(
-    arm: str, teacher: LocalTeacher, problems: Sequence[Problem], check: Check, grid: Grid
-) -> list[Point]:
-    """Sampled replies: their mean accuracy (`natural`, sampled), and majority votes among them."""
-    many = replace(teacher, sampling=Sampling(temperature=grid.temperature), samples=grid.vote_samples)
-    replies = decode(many, problems, grid.policy)
-    traces = list(to_traces(many, problems, grid.policy, replies))
-    verdicts = check(problems, traces)
-    found = summed_up(problems, traces, verdicts)
-    warmth = f"T = {grid.temperature:g}"
-    sampled = {"sampling": warmth}
-    points = [Point(_row(arm, "natural", found, **sampled), f"{arm}, sampled", [], [])]
+def _point(arm: str, judged: Judged, planned: Planned, outcomes: Sequence[Outcome], sampling: str) -> Point:
+    """A point from its outcomes, which come problem by problem, sample by sample."""
+    replies = _replies(judged, planned, outcomes)
+    n = len({reply.problem_id for reply in replies})
+    right = np.array([reply.correct for reply in replies], float).reshape(n, -1)
+    used = np.array([r.thinking_sampled + r.thinking_forced for r in replies], float).reshape(n, -1)
+    found, spent = accuracy(right), cluster_bootstrap(used, bounds=None)
+    kept = [reply for reply in replies if reply.trace is not None and reply.verdict is not None]
+    row = {
+        "arm": arm,
+        **fields(planned),
+        "sampling": sampling,
+        "accuracy": found.mean,
+        "ci95": [found.lo, found.hi],
+        "n": n,
+        "samples": right.shape[1],
+        "thinking_tokens_mean": spent.mean,
+        "thinking_tokens_ci95": [spent.lo, spent.hi],
+        "thinking_sampled_mean": float(np.mean([reply.thinking_sampled for reply in replies])),
+        "thinking_forced_mean": float(np.mean([reply.thinking_forced for reply in replies])),
+        "tokens_mean": float(np.mean([reply.tokens for reply in replies])),
+        "closed_by": _counts(reply.trace.closed_by for reply in kept if reply.trace),
+        "finished": _counts(reply.trace.finish_reason for reply in kept if reply.trace),
+        "empty": len(replies) - sum(bool(reply.trace and reply.trace.answer.strip()) for reply in kept),
+        "undecided": sum(bool(r.verdict and r.verdict.status == "undecided") for r in kept),
+    }
+    label = f"{arm}, {planned.setting}"
+    scores, tokens = item_means(right)[0], item_means(used)[0]
+    return Point(row, label, planned.line, planned.bound, scores, tokens, replies)
+
+
+def _replies(judged: Judged, planned: Planned, outcomes: Sequence[Outcome]) -> list[Reply]:
+    chosen = [(outcome.problem, outcome.chosen) for outcome in outcomes]
+    looked = iter(
+        judged.look(
+            [problem for problem, reply in chosen if reply is not None],
+            [reply for _, reply in chosen if reply is not None],
+        )
+    )
+    replies = []
+    for outcome in outcomes:
+        trace, verdict = next(looked) if outcome.chosen is not None else (None, None)
+        if trace is not None and verdict is not None:
+            # One reply may stand for several samples and points: here each has its own name.
+            name = stable_hash(trace.id, planned.setting, outcome.sample)
+            trace = replace(trace, id=name, sample=outcome.sample)
+            verdict = replace(verdict, trace_id=name)
+        sampled, forced = outcome.thinking
+        replies.append(
+            Reply(
+                outcome.problem.id,
+                outcome.sample,
+                outcome.answer,
+                trace,
+                verdict,
+                sampled,
+                forced,
+                outcome.tokens,
+                len(outcome.attempts),
+            )
+        )
+    return replies
+
+
+def _vote(base: Point, size: int, line: str) -> Point:
+    """What a majority of `size` of the replies of `base` is worth, in expectation over all subsets; it costs
+    the tokens of `size` replies. Answers that read the same but were judged apart (by a checker that looks at
+    more than the answer) vote apart."""
     answers: dict[str, list[str | None]] = {}
     right: dict[str, list[bool]] = {}
-    for trace, verdict in zip(traces, verdicts, strict=True):
-        answers.setdefault(trace.problem_id, []).append(canonical(verdict))
-        right.setdefault(trace.problem_id, []).append(verdict.status == "correct")
-    for size in grid.votes:
-        scores = np.array([majority_at_k(answers[p.id], right[p.id], size) for p in problems])
-        estimate = cluster_bootstrap(scores)
-        row = _row(arm, "vote", found, votes=size, **sampled)
-        row |= {"accuracy": estimate.mean, "ci95": [estimate.lo, estimate.hi], "samples": grid.vote_samples}
-        if found.thinking_tokens_mean is not None:
-            row["thinking_tokens_mean"] = size * found.thinking_tokens_mean
-        points.append(Point(row, f"{arm}, vote of {size}", [], []))
-    return points
-
-
-def canonical(verdict: Verdict) -> str | None:
-    """The answer as it is counted in a vote. All right answers are one, however they were written."""
-    if verdict.status == "correct":
-        return "right"
-    return None if verdict.extracted is None else f"wrong: {verdict.extracted}"
-
-
-def _row(arm: str, method: str, found: Evaluation, **more: Any) -> dict[str, Any]:
-    base: dict[str, Any] = {"budget": None, "waits": None, "wait": None, "votes": None}
-    return {
-        "arm": arm,
-        "method": method,
-        **base,
-        **more,
-        "accuracy": found.accuracy,
-        "ci95": list(found.ci95),
-        "n": found.n,
-        "samples": found.samples,
-        "thinking_tokens_mean": found.thinking_tokens_mean,
-        "closed_by": found.closed_by,
+    for reply in base.replies:
+        ballot = None if reply.answer is None else f"{reply.correct}: {reply.answer}"
+        answers.setdefault(reply.problem_id, []).append(ballot)
+        right.setdefault(reply.problem_id, []).append(reply.correct)
+    scores = np.array([majority_at_k(answers[name], right[name], size) for name in answers])
+    found = cluster_bootstrap(scores)
+    row = {
+        **base.row,
+        "method": "vote",
+        "part": "capped" if base.row["budget"] is not None else "extended",
+        "setting": f"majority of {size}, {base.row['setting']}",
+        "votes": size,
+        "accuracy": found.mean,
+        "ci95": [found.lo, found.hi],
     }
+    for name in ("thinking_tokens_mean", "thinking_sampled_mean", "thinking_forced_mean", "tokens_mean"):
+        row[name] = size * base.row[name]
+    row["thinking_tokens_ci95"] = [size * end for end in base.row["thinking_tokens_ci95"]]
+    label = f"{base.row['arm']}, {row['setting']}"
+    return Point(row, label, line, FREE, scores, size * base.tokens, [])
+
+
+def _counts(names: Any) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
