@@ -31,7 +31,7 @@ from tutelage.think.control import BudgetForcing
 from tutelage.think.engine import Request
 from tutelage.think.methods import Progress, Single, Solver, solve
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """What is tried as penalty: half the squared weights times this, beside the mean loss."""
 _WEIGHTS, _SETTINGS = "picker.safetensors", "picker.json"
 

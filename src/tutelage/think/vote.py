@@ -61,7 +61,10 @@ class Score:
 def mean_logprob(reply: Completion) -> float:
     """The mean log-probability of the ids that the model chose by itself, forced ones left out; minus
     infinity where it chose none. Raises UsageError when log-probabilities were not asked for."""
-    raise NotImplementedError
+    if len(reply.logprobs) != len(reply.ids):
+        raise UsageError("mean log-probability: this reply was decoded without; ask for logprobs")
+    own = [one.logprob for one, by_force in zip(reply.logprobs, reply.forced, strict=True) if not by_force]
+    return math.fsum(own) / len(own) if own else -math.inf
 
 
 LOGPROB = Score(
