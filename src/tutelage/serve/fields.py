@@ -161,13 +161,14 @@ class _Claims:
     def _renamed(self, error: UsageError) -> Refused:
         """The policy's own words, with the fields that the client used."""
         message = str(error).removeprefix("thinking policy: ")
-        blamed = None
+        found: list[tuple[int, str]] = []  # where in the message, which field
         for control, path in self.blame.items():
             # "wait" and "close" are words of English too: only the subject of the sentence is the field.
             pattern = rf"\b{control}\b" if "_" in control else rf"^{control}\b"
-            if re.search(pattern, message):
+            if match := re.search(pattern, str(error).removeprefix("thinking policy: ")):
+                found.append((match.start(), path))
                 message = re.sub(pattern, path, message)
-                blamed = blamed or path
+        blamed = min(found)[1] if found else None
         return Refused(400, message, param=blamed and blamed.partition(" ")[0])
 
 
