@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tutelage.errors import UsageError
-from tutelage.wire import Reply, WireError, check_url, open_post, post_json
+from tutelage.wire import Reply, WireError, check_url, open_post, post_json, streaming
 
 SECRET = "sk-very-secret-key"
 HEADERS = {"Authorization": f"Bearer {SECRET}"}
@@ -163,3 +163,48 @@ def test_silence_in_the_middle_of_a_stream_is_a_timeout_of_its_own() -> None:
     assert caught.value.kind == "timeout"
     with pytest.raises(WireError, match=r"no whole reply within 0\.3 s"):
         post(drip, timeout=0.3, idle=30)
+
+
+def test_pieces_come_as_they_are_sent_and_leaving_hangs_up() -> None:
+    hung_up = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Y: z\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"3\r\none\r\n")
+        if await reader.read() == b"":
+            hung_up.set()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(drip, "127.0.0.1", 0)
+        async with server, aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
+            async with streaming(session, url, b"{}", HEADERS, None, idle=5.0) as incoming:
+                assert (incoming.status, incoming.headers["x-y"]) == (200, "z")
+                pieces = incoming.pieces()
+                assert await anext(pieces) == b"one"  # the body is not over, nor will it ever be
+                await pieces.aclose()
+            await asyncio.wait_for(hung_up.wait(), 5)
+
+    asyncio.run(run())
+
+
+def test_a_body_that_breaks_off_between_its_pieces_is_torn() -> None:
+    async def tear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def run() -> None:
+        server = await asyncio.start_server(tear, "127.0.0.1", 0)
+        async with server, aiohttp.ClientSession() as session:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1/x"
+            with pytest.raises(WireError) as caught:
+                async with streaming(session, url, b"{}", HEADERS, 5.0) as incoming:
+                    assert [piece async for piece in incoming.pieces()] == [b"one"]
+            assert caught.value.kind == "torn"
+            assert SECRET not in str(caught.value)
+
+    asyncio.run(run())

@@ -9,7 +9,7 @@ Does not: retry, parse bodies, read keys, or use a proxy for addresses on this m
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -79,7 +79,7 @@ class Incoming:
     _response: aiohttp.ClientResponse
     _broken: Callable[[BaseException], WireError]
 
-    async def pieces(self) -> AsyncIterator[bytes]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The body, decompressed, as it comes. Raises WireError."""
         try:
             async for piece in self._response.content.iter_any():
