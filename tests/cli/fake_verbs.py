@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -46,6 +47,17 @@ class SweepConfig(WithProblems):
     arm: str
     model: Annotated[str, InputRef("model")]
     budgets: tuple[int, ...] = ()
+    waits: tuple[int, ...] = ()
+    minimums: tuple[int, ...] = ()
+    wait_strings: tuple[str | None, ...] = ()
+    samples: int = 1
+    temperature: float = 0.0
+    votes: tuple[int, ...] = ()
+    methods: tuple[str, ...] = ()
+    targets: tuple[float, ...] = ()
+    max_thinking: int | None = None
+    close_text: str = ""
+    max_answer_tokens: int = 64
 
 
 class MakeConfig(StageConfig):
@@ -67,6 +79,22 @@ def tell(ctx: JobContext[Any]) -> dict[str, Any]:
     return dict(settings)
 
 
+def curve(folder: Path) -> dict[str, Any]:
+    """What the verb reads of a sweep's folder, and the metrics that it tells."""
+    with replace_folder(folder) as made:
+        (made / "curve.json").write_text('[{"setting": "greedy"}]')
+        (made / "analysis.json").write_text('{"lines": []}')
+    unforced = {"setting": "greedy", "accuracy": 0.5, "ci95": [0.1, 0.9], "thinking_tokens_mean": 7.0}
+    best = {"setting": "at most 8 tokens", "accuracy": 0.75, "ci95": [0.2, 0.95], "thinking_tokens_mean": 9.4}
+    return {"points": 1, "problems": 2, "unforced": unforced, "highest": best}
+
+
+def sweep(ctx: JobContext[SweepConfig]) -> dict[str, Any]:
+    print("a library prints")
+    settings = ctx.config.model_dump(mode="json")
+    return {**settings, **curve(ctx.outputs["curve"])}
+
+
 def student(ctx: JobContext[StudentConfig]) -> dict[str, Any]:
     with replace_folder(ctx.outputs["result"]) as folder:
         (folder / "config.json").write_text(ctx.config.source)
@@ -75,16 +103,18 @@ def student(ctx: JobContext[StudentConfig]) -> dict[str, Any]:
 
 _OUT = (Output("result", "{job}.json"),)
 KINDS = {
-    name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("train", "evaluate", "sweep"))
+    name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("train", "evaluate"))
     for name, config in {
         "verify": VerifyConfig,
         "train": TrainConfig,
         "evaluate": EvaluateConfig,
-        "sweep": SweepConfig,
         "make": MakeConfig,
     }.items()
 }
 KINDS["page"] = StageKind(
     "page", PageConfig, "fake_verbs:tell", (Output("page", "page.html"),), sees_run=True
+)
+KINDS["sweep"] = StageKind(
+    "sweep", SweepConfig, "fake_verbs:sweep", (Output("curve", "{job}"),), per_seed=True
 )
 KINDS["student"] = StageKind("student", StudentConfig, "fake_verbs:student", _OUT)

@@ -9,9 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fake_verbs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tutelage.cli import main
+from tutelage.cli.options import comma_list
 from tutelage.records import Verdict, write_records
 
 START = (
@@ -50,7 +54,12 @@ VERBS = {
     "verify": ["--traces", "t.parquet"],
     "train": ["--model", "model", "--traces", "t.parquet", "--verdicts", "t.parquet", "--steps", "3"],
     "evaluate": ["--model", "model", "--samples", "4"],
-    "sweep": ["--model", "gguf:some-package", "--budget", "4", "--budget", "8"],
+    "sweep": [
+        *("gguf:some-package", "--budgets", "0,4,8", "--waits", "0,1", "--minimums", "6"),
+        *("--wait-strings", 'Wait,\nHmm," So, ",none', "--samples", "4", "--temperature", "0.7"),
+        *("--votes", "1,4", "--methods", "rejection:8,class-conditional:short", "--target", "0.5,0.25"),
+        *("--max-thinking", "32", "--close-text", "Answer", "--max-answer", "9"),
+    ],
 }
 
 
@@ -62,10 +71,20 @@ def test_a_verb_runs_its_stage_with_its_options(folder: Path, verb: str) -> None
     document = json.loads(out)
     seen = document["metrics"]
     assert seen["problems"] == 2 and seen["extra"] == 0.001
-    assert document["outputs"]["result"] == str(folder / "out/result.json")
+    assert next(iter(document["outputs"].values())) == str(folder / "out/result.json")
     assert "a library prints" in err
     if verb == "sweep":
-        assert seen["budgets"] == [4, 8] and seen["arm"] == "result"
+        assert seen["budgets"] == [0, 4, 8] and seen["arm"] == "result"
+        assert seen["wait_strings"] == ["Wait", "\nHmm", " So, ", None] and seen["waits"] == [0, 1]
+        assert seen["methods"] == ["rejection:8", "class-conditional:short"] and seen["votes"] == [1, 4]
+        assert seen["targets"] == [0.5, 0.25] and seen["temperature"] == 0.7 and seen["samples"] == 4
+        assert document["points"] == [{"setting": "greedy"}] and document["analysis"] == {"lines": []}
+        again = [each.replace("out/result.json", "again") for each in arguments[:-1]]
+        text = call(*again, folder=folder)[1]
+        assert text.splitlines()[0] == (
+            "1 points over 2 problems; unforced 50.0% [10.0%, 90.0%] at 7 thinking tokens; "
+            "highest 75.0% [20.0%, 95.0%] at 9 thinking tokens (at most 8 tokens)"
+        )
         assert seen["model"] == f"file:{folder}/out/student-gguf-some-package"
     if verb == "train":
         assert seen["keep"] == "correct" and seen["steps"] == 3
@@ -84,6 +103,8 @@ def test_the_options_of_a_verb_are_settings_of_the_real_stage(
 
     def noted(message: dict[str, Any], _send: object) -> tuple[dict[str, Any], dict[str, str]]:
         messages.append(message)
+        if verb == "sweep":
+            return dict(fake_verbs.curve(Path(message["outputs"]["curve"]))), {}
         return {}, {}
 
     monkeypatch.setattr("tutelage.recipe.single.perform", noted)
@@ -91,6 +112,20 @@ def test_the_options_of_a_verb_are_settings_of_the_real_stage(
         main([verb, "--problems", "q.jsonl", "--out", "result", *VERBS[verb]])
     assert ended.value.code == 0, capfd.readouterr().err
     assert messages[0]["stage"] == verb
+
+
+@given(st.lists(st.text(st.sampled_from('a", \n'), min_size=1), min_size=1, max_size=4))
+def test_any_items_can_be_written_as_a_comma_list(items: list[str]) -> None:
+    """Quoted always; bare where there is something to see and neither comma nor quote."""
+
+    def bare(item: str) -> bool:
+        return bool(item.strip()) and not set(',"') & set(item)
+
+    def quoted(item: str) -> str:
+        return '"' + item.replace('"', '""') + '"'
+
+    assert comma_list(",".join(map(quoted, items)), "--x") == items
+    assert comma_list(",".join(i if bare(i) else quoted(i) for i in items), "--x") == items
 
 
 MISTAKES = {
@@ -101,6 +136,10 @@ MISTAKES = {
     "train --problems q.jsonl --traces t.parquet --model ./no": "tutelage student: --source: no such file",
     "evaluate --problems q.jsonl --model m --set x": "--set stages.evaluate.x: write",
     "evaluate --problems q.jsonl --model m --column x": "--column x: write it as",
+    "sweep m --problems q.jsonl --budgets 4,x": "--budgets 4,x: write numbers with commas",
+    "sweep m --problems q.jsonl --budgets 4,": "--budgets 4,: write items with commas",
+    'sweep m --problems q.jsonl --wait-strings "Wait,Hmm': '--wait-strings "Wait,Hmm: write items with',
+    "sweep m --problems q.jsonl --set x": "--set stages.sweep.x: write",
 }
 
 

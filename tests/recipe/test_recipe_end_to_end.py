@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "student": {"source": "tiny"},
     "train": {"steps": 8, "warmup_steps": 2, "batch": 16},
     "sweep": {
-        **{"budgets": [0, 4], "waits": [1], "suppress": [1], "votes": [1, 2]},
+        **{"budgets": [0, 4], "waits": [1], "wait_strings": [". Wait", None], "votes": [1, 2]},
         **{"vote_samples": 2, "max_thinking": 24},
     },
     "report": {"show": 5},

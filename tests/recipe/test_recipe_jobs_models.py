@@ -7,14 +7,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from tutelage.errors import UsageError
 from tutelage.lab.tokenizer import build_tokenizer
-from tutelage.recipe.jobs.measuring import KEPT
-from tutelage.recipe.jobs.reporting import choose_shown
+from tutelage.recipe.jobs.showing import choose_shown
+from tutelage.recipe.jobs.sweeping import KEPT
 from tutelage.recipe.single import run_single
 from tutelage.records import Problem, Trace, Verdict, read_records, write_records
 from tutelage.students.pretrained import load_student
@@ -154,36 +155,72 @@ def test_an_arm_can_be_asked_without_thinking(lab: Path, tmp_path: Path) -> None
     assert not any(trace.thinking for trace in read_records(tmp_path / "e/traces.parquet", Trace))
 
 
-def test_a_sweep_has_a_point_for_every_setting_over_the_same_problems(lab: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "arm": "a",
-        "budgets": [0, 4],
-        "waits": [1, 2],
-        "wait": ". Wait",
-        "other_waits": [". Hmm"],
-        "suppress": [1],
-        "votes": [1, 2],
-        "vote_samples": 2,
-        "max_thinking": 12,
-        "close_text": "Answer",
-        "max_answer_tokens": 4,
-    }
+SWEEP: dict[str, Any] = {
+    "arm": "a",
+    "budgets": [0, 4],
+    "waits": [0, 1, 2],
+    "wait_strings": [". Wait", ". Hmm", None],
+    "minimums": [6],
+    "votes": [1, 2],
+    "vote_samples": 2,
+    "vote_temperature": 0.7,
+    "max_thinking": 12,
+    "close_text": "Answer",
+    "max_answer_tokens": 4,
+}
+
+
+def swept(lab: Path, out: Path, **settings: Any) -> dict[str, Any]:
     inputs = {"model": str(lab / "tiny"), "problems": str(lab / "test.parquet")}
-    run_single("sweep", settings, tmp_path / "s", inputs=inputs)
+    metrics = run_single("sweep", {**SWEEP, **settings}, out, inputs=inputs)["metrics"]
+    assert isinstance(metrics, dict)
+    return metrics
+
+
+def test_a_sweep_has_a_point_for_every_setting_over_the_same_problems(lab: Path, tmp_path: Path) -> None:
+    metrics = swept(lab, tmp_path / "s")
     rows = json.loads((tmp_path / "s/curve.json").read_text())
     methods = Counter(row["method"] for row in rows)
-    assert methods == {"natural": 2, "budget": 2, "wait": 4, "suppress": 1, "vote": 2}
+    assert methods == {"natural": 2, "budget": 2, "wait": 6, "suppress": 3, "vote": 2}
     assert all(row["n"] == 12 and len(row["ci95"]) == 2 and row["arm"] == "a" for row in rows)
     assert [row["thinking_tokens_mean"] for row in rows if row["budget"] == 0] == [0.0]
+    assert metrics["points"] == len(rows) and metrics["problems"] == 12 and metrics["decoded"] > 0
+    assert metrics["unforced"]["accuracy"] == rows[0]["accuracy"] <= metrics["highest"]["accuracy"]
     shown = sorted((tmp_path / "s/shown").iterdir())
-    assert len(shown) == 5  # each wait and suppressed close, for the reader of traces
+    assert len(shown) == 9  # each wait and suppressed close, for the reader of traces
     assert {(folder / "label.txt").read_text() for folder in shown} >= {
-        "a, 2 x '. Hmm'",
+        "a, 2 × “. Hmm”",
         "a, 1 closes masked",
     }
     assert len(read_records(shown[0] / "traces.parquet", Trace)) == min(12, KEPT)
-    with pytest.raises(UsageError, match="votes: 3 is more than vote_samples 2"):
-        run_single("sweep", {**settings, "votes": [3]}, tmp_path / "t", inputs=inputs)
+    with pytest.raises(UsageError, match="votes: 3 is more than the 2 samples"):
+        swept(lab, tmp_path / "t", votes=[3])
+    with pytest.raises(UsageError, match="methods: there is no 'magic'"):
+        swept(lab, tmp_path / "t", methods=["magic:3"])
+
+
+def test_a_sweep_leaves_points_replies_lines_and_a_page_that_agree(lab: Path, tmp_path: Path) -> None:
+    swept(lab, tmp_path / "s", samples=2, temperature=0.8, vote_samples=None, vote_temperature=None)
+    rows = json.loads((tmp_path / "s/curve.json").read_text())
+    points = pq.read_table(tmp_path / "s/points.parquet").to_pylist()
+    assert [point["setting"] for point in points] == [row["setting"] for row in rows]
+    assert [json.loads(point["ci95"]) for point in points] == [row["ci95"] for row in rows]
+    replies = pq.read_table(tmp_path / "s/replies.parquet").to_pylist()
+    for number, row in enumerate(rows):
+        mine = [reply for reply in replies if reply["point"] == number]
+        assert len(mine) == (0 if row["method"] == "vote" else 12 * 2)
+        if mine:
+            assert row["accuracy"] == pytest.approx(sum(reply["correct"] for reply in mine) / 24)
+            used = sum(reply["thinking_sampled"] + reply["thinking_forced"] for reply in mine)
+            assert row["thinking_tokens_mean"] == pytest.approx(used / 24)
+            assert Counter(reply["closed_by"] for reply in mine) == row["closed_by"]
+            assert {(r["problem_id"], r["sample"]) for r in mine} == {
+                (reply["problem_id"], sample) for reply in replies for sample in (0, 1)
+            }
+    analysis = json.loads((tmp_path / "s/analysis.json").read_text())
+    assert {"cut short", "wait “. Wait”", "end suppressed"} <= {line["line"] for line in analysis["lines"]}
+    page = (tmp_path / "s/page.html").read_text()
+    assert page.startswith("<!doctype html>") and "Whole lines" in page and "majority of 2" in page
 
 
 def test_a_sweep_of_a_student_without_thinking_is_refused(lab: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from tutelage.cli.output import emit
+from tutelage.errors import UsageError
 
 Problems = Annotated[
     str,
@@ -35,6 +37,38 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any other setting the stage has in a recipe."),
 ]
+_ITEM = re.compile(r'(?:\s*"((?:[^"]|"")*)"\s*|([^",]*))(,|$)')
+
+
+def comma_list(text: str | None, option: str) -> list[str] | None:
+    """The items of `a,b,"c, d"`: commas part them, except between double quotes (`""` is a quote there).
+    White space is kept.
+
+    Raises UsageError for a quote that does not end, or an empty item that is not quoted."""
+    if text is None:
+        return None
+    items: list[str] = []
+    rest, more = text, ","
+    while more:
+        found = _ITEM.match(rest)
+        if found is None or (found[1] is None and not found[2].strip()):
+            raise UsageError(f'{option} {text}: write items with commas between them, such as a,b or "a,",b')
+        items.append(found[2] if found[1] is None else found[1].replace('""', '"'))
+        rest, more = rest[found.end() :], found[3]
+    return items
+
+
+def comma_numbers(text: str | None, option: str, kind: Callable[[str], float] = int) -> list[float] | None:
+    """The numbers of `0,32,64`. Raises UsageError for what is not one."""
+    items = comma_list(text, option)
+    try:
+        return None if items is None else [kind(item) for item in items]
+    except ValueError as error:
+        raise UsageError(
+            f"{option} {text}: write numbers with commas between them, such as 0,32,64"
+        ) from error
+
+
 Progress = Callable[[int, int, str], None]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 Ledger = Annotated[
@@ -56,9 +90,33 @@ def run_stage(
 ) -> None:
     """Run the stage of the kind `verb` in this process, with progress on stderr, and print what came of
     it."""
+    result = stage_result(
+        verb, out, settings=settings, inputs=inputs, overrides=overrides, seed=seed, ledger=ledger
+    )
+    plain = {name: each for name, each in result["metrics"].items() if not isinstance(each, dict)}
+    lines = [f"{name}: {each}" for name, each in plain.items()]
+    emit(result, "\n".join([*lines, *written(result)]), as_json)
+
+
+def written(result: Mapping[str, Any]) -> list[str]:
+    """Where the outputs of a stage are, in lines for people."""
+    return [f"wrote {path}" for path in result["outputs"].values()]
+
+
+def stage_result(
+    verb: str,
+    out: Path,
+    *,
+    settings: Mapping[str, Any],
+    inputs: Mapping[str, str | Sequence[str] | None],
+    overrides: Sequence[str] | None,
+    seed: int = 0,
+    ledger: Path | None = None,
+) -> dict[str, Any]:
+    """What `run_single` gives for the stage of the kind `verb`, with progress on stderr."""
     from tutelage.recipe.single import run_single
 
-    result = shown(
+    return shown(
         verb,
         lambda progress: run_single(
             verb,
@@ -71,10 +129,6 @@ def run_stage(
             progress=progress,
         ),
     )
-    plain = {name: each for name, each in result["metrics"].items() if not isinstance(each, dict)}
-    lines = [f"{name}: {each}" for name, each in plain.items()]
-    places = [f"wrote {path}" for path in result["outputs"].values()]
-    emit(result, "\n".join([*lines, *places]), as_json)
 
 
 def shown(verb: str, work: Callable[[Progress], dict[str, Any]]) -> dict[str, Any]:

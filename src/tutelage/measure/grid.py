@@ -25,6 +25,8 @@ from tutelage.think.sampling import Sampling
 
 Part = Literal["natural", "capped", "extended"]
 FREE: Bound = (None, None)
+# What a step may take before it counts as not obeyed: s1's stand-in (appendix D.1).
+_STEP = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +125,22 @@ class Grid:
                 told = f"at least {least} tokens, {'masked' if string is None else quoted(string)}"
                 method = BudgetForcing(min_tokens=least, wait=string)
                 points.append(Planned(method, told, "extended", f"{line}, at least", (float(least), None)))
-        for other in self.methods:
-            row = other.row()
-            asked = row.get("asked")
-            points.append(
-                Planned(
-                    other,
-                    ", ".join(f"{key} {value}" for key, value in row.items()) or other.name,
-                    "extended" if "votes" in row else "capped",
-                    other.name,
-                    (None, float(asked)) if isinstance(asked, int) else FREE,
-                )
-            )
-        return points
+        return points + [_other(method) for method in self.methods]
+
+
+def _other(method: Method) -> Planned:
+    """A further method as a point. Several settings of it share a line."""
+    row = method.row()
+    line = ", ".join([method.name, *(["forced end"] if row.get("forced_end") else [])])
+    if "score" in row:
+        line += f" by {row['score']}"
+    asked = row.get("asked")
+    size = row.get("votes") if asked is None else asked
+    bound = FREE
+    if isinstance(asked, int):
+        bound = (None, float(asked * (_STEP if method.name == "step-conditional" else 1)))
+    setting = line if size is None else f"{line}: {size}"
+    return Planned(method, setting, "extended" if "votes" in row else "capped", line, bound)
 
 
 def drawn(sampling: Sampling) -> str:
@@ -156,6 +161,7 @@ def fields(planned: Planned) -> dict[str, Any]:
         "method": planned.method.name,
         "part": planned.part,
         "setting": planned.setting,
+        "line": planned.line,
         **base,
         **row,
     }

@@ -204,6 +204,7 @@ def _vote(base: Point, size: int, line: str) -> Point:
         "method": "vote",
         "part": "capped" if base.row["budget"] is not None else "extended",
         "setting": f"majority of {size}, {base.row['setting']}",
+        "line": line,
         "votes": size,
         "accuracy": found.mean,
         "ci95": [found.lo, found.hi],

@@ -16,6 +16,8 @@ class Policy(Settings):
     refuse_closes: int = 0
     wait: str | tuple[str, ...] | None = None
     max_waits: int | None = None
+    close: str = "hard"
+    grace_tokens: int = 0
     close_text: str = ""
     answer_reserve: int = 32
 
@@ -26,3 +28,4 @@ class Sampling(Settings):
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0

@@ -23,6 +23,7 @@ Verdicts = Annotated[str, InputRef("verdicts")]
 Model = Annotated[str, InputRef("model")]
 Evaluated = Annotated[str, InputRef("evaluation")]
 Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -215,22 +216,33 @@ class Evaluate(StageConfig):
 
 
 class Sweep(StageConfig):
-    """Accuracy against thinking for one arm: natural, budgets, waits (`wait`, and each of `other_waits` as a
-    control), closes refused without a wait string, and majority votes at `temperature`."""
+    """Accuracy against thinking for one arm: unforced, `budgets` (maxima), `waits` (numbers of refused
+    closes; 0 is the unforced point) and `minimums` with each of `wait_strings` (null: closes are masked),
+    majority `votes`, and other `methods` by name (see `measure.ways`).
+
+    Every point takes `samples` replies at `temperature` (0: greedy). Votes are taken among `vote_samples`
+    unforced replies at `vote_temperature`; null: the points' own. `targets` are accuracies whose tokens are
+    looked for. `max_thinking` bounds the unforced model; `close` and `grace_tokens` say how a budget closes
+    (see `think.policy`)."""
 
     kind: Literal["sweep"]
     arm: str
     model: Model
     problems: Problems
-    budgets: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    waits: tuple[Positive, ...] = ()
-    wait: str = "Wait"
-    other_waits: tuple[str, ...] = ()
-    suppress: tuple[Positive, ...] = ()
+    budgets: tuple[Count, ...] = ()
+    waits: tuple[Count, ...] = ()
+    minimums: tuple[Count, ...] = ()
+    wait_strings: tuple[str | None, ...] = ("Wait",)
+    samples: Positive = 1
+    temperature: float = Field(default=0.0, ge=0)
     votes: tuple[Positive, ...] = ()
-    vote_samples: Positive = 8
-    temperature: float = Field(default=0.7, gt=0)
+    vote_samples: Positive | None = None
+    vote_temperature: float | None = Field(default=None, gt=0)
+    methods: tuple[str, ...] = ()
+    targets: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5,)
     max_thinking: Positive | None = None
+    close: str = "hard"
+    grace_tokens: Count = 0
     close_text: str = ""
     max_answer_tokens: Positive = 64
     max_batch: Positive = 64
@@ -309,10 +321,11 @@ KINDS: dict[str, StageKind] = {
         StageKind(
             "sweep",
             Sweep,
-            f"{_JOBS}.measuring:sweep_arm",
+            f"{_JOBS}.sweeping:sweep_arm",
             (Output("curve", "metrics/{job}", "curve"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
+            version=2,
         ),
         StageKind(
             "compare",

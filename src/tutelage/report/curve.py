@@ -89,7 +89,7 @@ def label(series: Series, main: str) -> str:
         "wait": f"wait “{detail}”" if detail else "wait",
         "suppress": "end suppressed",
         "vote": f"majority vote{detail}",
-    }.get(method, method)
+    }.get(method, detail or method)
     return text if arm == main else f"{arm}: {text}"
 
 
@@ -158,12 +158,12 @@ def _styles(points: Sequence[Point]) -> dict[Series, tuple[str, str]]:
     of its own, and methods without a shade of their own take turns."""
     main = main_arm(points)
     strings = list(dict.fromkeys(p.series[2] for p in points if p.method == "wait"))
-    others = list(dict.fromkeys(p.method for p in points if p.method not in _SHAPES))
+    others = list(dict.fromkeys(p.series[1:] for p in points if p.method not in _SHAPES))
     found = {}
     for series in dict.fromkeys(point.series for point in points):
         arm, method, detail = series
-        if method in others:
-            turn = others.index(method) % len(_OTHER_SHAPES)
+        if method not in _SHAPES:
+            turn = others.index((method, detail)) % len(_OTHER_SHAPES)
             kind, shape = f"m-other{turn}", _OTHER_SHAPES[turn]
         else:
             second = method == "wait" and strings.index(detail) > 0

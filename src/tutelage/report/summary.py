@@ -15,6 +15,8 @@ from typing import Any
 
 from tutelage.errors import UsageError
 
+METHODS = ("natural", "budget", "wait", "suppress", "vote")
+"""The methods that have a place of their own in plots and texts; there may be others."""
 # What prolongs or multiplies thinking; everything else is in the part of thinking cut short.
 _EXTENDED = {"wait", "suppress", "vote"}
 # Bidirectional controls can reorder the text around them, so they are spelled out like the C0 controls.
@@ -60,14 +62,16 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One setting of the thinking controls. `part` is "natural" (unforced), "capped" (thinking cut short, or
-    asked to be short) or "extended" (prolonged, or several attempts); `setting` says it in words. Tokens are
-    per problem and sample; `closed_by`, `finished` and `empty` count replies."""
+    """One setting of the thinking controls, on the line of that name. `part` is "natural" (unforced),
+    "capped" (thinking cut short, or asked to be short) or "extended" (prolonged, or several attempts);
+    `setting` says it in words. Tokens are per problem and sample; `closed_by`, `finished` and `empty` count
+    replies."""
 
     arm: str
     method: str
     part: str
     setting: str
+    line: str
     seed: str
     budget: float | None
     minimum: float | None
@@ -90,7 +94,7 @@ class Point:
     @property
     def series(self) -> tuple[str, str, str]:
         """Points that one line joins: same arm, method, and wait string, way of sampling or size of vote."""
-        detail = self.sampling
+        detail = self.sampling if self.method in METHODS else self.line
         if self.method == "wait":
             detail = f"{self.wait}, at least" if self.minimum is not None else self.wait
         elif self.method == "vote":
@@ -168,6 +172,7 @@ def read_curve(summary: Mapping[str, Any]) -> list[Point]:
                 method=method,
                 part=visible(row.get("part") or usual),
                 setting=visible(row.get("setting") or ""),
+                line=visible(row.get("line") or ""),
                 seed=visible(row.get("seed", "")),
                 budget=_maybe(row, "budget", where),
                 minimum=_maybe(row, "min_tokens", where),

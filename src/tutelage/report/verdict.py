@@ -102,7 +102,8 @@ def waiting_stops(points: Iterable[Point]) -> Point | None:
     than two numbers of waits were tried. A rule about intervals of single points is cautious: a smaller real
     gain can hide inside them."""
     rows = list(points)
-    by_string = _grouped((p for p in rows if p.method == "wait"), lambda p: p.wait)
+    # Waiting until a minimum is reached has no number of waits.
+    by_string = _grouped((p for p in rows if p.method == "wait" and p.waits is not None), lambda p: p.wait)
     if not by_string:
         return None
     ladder = {p.waits or 0.0: p for p in max(by_string.values(), key=len)}

@@ -1,4 +1,4 @@
-"""Jobs that measure: arms, sweeps over thinking, comparisons.
+"""Jobs that measure: arms, and comparisons of arms. Sweeps over thinking: see `sweeping`.
 
 Promises: an evaluation is a folder with its numbers, traces and verdicts; comparisons pair the same problems.
 Does not: hold a room's logic.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ import torch
 from tutelage.errors import UsageError
 from tutelage.measure.compare import compare, with_holm
 from tutelage.measure.evaluate import evaluate, scores_by_problem
-from tutelage.measure.sweep import Grid, sweep
 from tutelage.recipe import stages
 from tutelage.recipe.files import replace_folder, write_text
 from tutelage.recipe.stage import JobContext
@@ -31,16 +29,15 @@ from tutelage.think.sampling import Sampling
 from tutelage.verify.cascade import judge
 
 EVALUATION, TRACES, VERDICTS = "evaluation.json", "traces.parquet", "verdicts.parquet"
-CURVE, SHOWN = "curve.json", "shown"
-# Traces of a sweep that are kept for the reader: enough to see what a control does, not all of them.
-KEPT = 200
 
 
-def _check(problems: Sequence[Problem], traces: Sequence[Trace]) -> list[Verdict]:
+def judged(problems: Sequence[Problem], traces: Sequence[Trace]) -> list[Verdict]:
+    """Verdicts by each problem's own checker."""
     return list(judge(by_id(list(problems)), traces))
 
 
-def _load(path: Path, bf16: bool, threads: int) -> Student:
+def load(path: Path, bf16: bool, threads: int) -> Student:
+    """The student at `path`, with torch at `threads` threads."""
     torch.set_num_threads(threads)
     return load_student(str(path), dtype="bfloat16" if bf16 else "float32")
 
@@ -49,7 +46,7 @@ def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
     """Accuracy of one arm for one seed."""
     config = ctx.config
     problems = read_records(ctx.path("problems"), Problem)
-    student = _load(ctx.path("model"), config.bf16, ctx.threads)
+    student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not config.thinking or config.system is not None:
         template = replace(student.template, thinking=config.thinking and student.template.thinking)
         if config.system is not None:
@@ -65,62 +62,23 @@ def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
         max_batch=config.max_batch,
     )
     policy = ThinkingPolicy(**config.policy.model_dump())
-    found = evaluate(problems, local_sampler(teacher, policy, ctx.progress), _check)
+    found = evaluate(problems, local_sampler(teacher, policy, ctx.progress), judged)
     with replace_folder(ctx.outputs["evaluation"]) as folder:
         write_text(
             folder / EVALUATION,
-            json.dumps({"arm": config.arm, "device": _device(student), **found.to_json()}, indent=1),
+            json.dumps({"arm": config.arm, "device": device_of(student), **found.to_json()}, indent=1),
         )
         write_records(folder / TRACES, found.traces, Trace)
         write_records(folder / VERDICTS, found.verdicts, Verdict)
-    return {"arm": config.arm, "device": _device(student), **found.to_json()}
+    return {"arm": config.arm, "device": device_of(student), **found.to_json()}
 
 
-def _device(student: Student) -> str:
+def device_of(student: Student) -> str:
     """What it ran on, for people."""
     device = student.model.device
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"CPU, {os.cpu_count()} cores"
-
-
-def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
-    """Accuracy against thinking of one arm for one seed."""
-    config = ctx.config
-    problems = read_records(ctx.path("problems"), Problem)
-    student = _load(ctx.path("model"), config.bf16, ctx.threads)
-    if not student.template.thinking:
-        raise UsageError(f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep")
-    grid = Grid(
-        policy=ThinkingPolicy(
-            max_tokens=config.max_thinking,
-            close_text=config.close_text,
-            answer_reserve=config.max_answer_tokens,
-        ),
-        **config.model_dump(
-            include={
-                "budgets", "waits", "wait", "other_waits", "suppress", "votes", "vote_samples", "temperature",
-            }
-        ),
-    )  # fmt: skip
-    teacher = LocalTeacher(
-        student,
-        maker=config.arm,
-        seed=ctx.seed or 0,
-        max_answer=config.max_answer_tokens,
-        max_batch=config.max_batch,
-    )
-    points = sweep(config.arm, teacher, problems, _check, grid, ctx.progress)
-    with replace_folder(ctx.outputs["curve"]) as folder:
-        write_text(folder / CURVE, json.dumps([point.row for point in points], indent=1))
-        for index, point in enumerate(points):
-            if point.row["method"] in ("wait", "suppress") and point.traces:
-                shown = folder / SHOWN / f"{index:02d}-{re.sub('[^a-z0-9]+', '-', point.label.lower())}"
-                shown.mkdir(parents=True)
-                write_text(shown / "label.txt", point.label)
-                write_records(shown / TRACES, point.traces[:KEPT], Trace)
-                write_records(shown / VERDICTS, point.verdicts[:KEPT], Verdict)
-    return {"arm": config.arm, "points": len(points)}
 
 
 def compare_arms(ctx: JobContext[stages.Compare]) -> dict[str, Any]:

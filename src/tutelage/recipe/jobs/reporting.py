@@ -1,7 +1,7 @@
 """The job that closes a run: summary.json and the page.
 
 Promises: summary.json depends on what was measured alone (apart from `wall_s`), not on how often the run was
-stopped; a reader's traces are chosen evenly over difficulties, before anyone has looked at them.
+stopped.
 Does not: compute an accuracy (see `measure`) or draw (see `report`).
 """
 
@@ -15,7 +15,9 @@ from typing import Any
 
 from tutelage.recipe import stages
 from tutelage.recipe.files import write_text
-from tutelage.recipe.jobs.measuring import CURVE, EVALUATION, SHOWN, TRACES, VERDICTS
+from tutelage.recipe.jobs.measuring import EVALUATION, TRACES, VERDICTS
+from tutelage.recipe.jobs.showing import choose_shown, reader_rows
+from tutelage.recipe.jobs.sweeping import ANALYSIS, CURVE, SHOWN
 from tutelage.recipe.plan import job_id
 from tutelage.recipe.stage import JobContext, Source
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records
@@ -46,6 +48,10 @@ def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
         for source in ctx.inputs.get("sweeps", ())
         for point in json.loads((source.path / CURVE).read_text(encoding="utf-8"))
     ]
+    analysis = [
+        {**json.loads((source.path / ANALYSIS).read_text(encoding="utf-8")), "seed": source.seed}
+        for source in ctx.inputs.get("sweeps", ())
+    ]
     comparisons = ctx.maybe("comparisons")
     return {
         "title": recipe["title"] or recipe["name"],
@@ -53,6 +59,7 @@ def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
         "arms": arms,
         "comparisons": [] if comparisons is None else json.loads(comparisons.read_text(encoding="utf-8")),
         "curve": curve,
+        "analysis": analysis,
         "funnel": list(_funnel(recipe, jobs)),
         "cost": _cost(recipe, jobs),
         "settings": {"seeds": recipe["seeds"], "stages": recipe["stages"]},
@@ -156,28 +163,19 @@ def _total(counts: Any) -> int | None:
     return None if any(count is None for count in found) else sum(found)
 
 
-def choose_shown(problems: Sequence[Problem], count: int) -> list[str]:
-    """Ids of `count` problems for the reader, in turn from every difficulty (where problems have one)."""
-    groups: dict[Any, list[str]] = {}
-    for problem in problems:
-        groups.setdefault(problem.metadata.get("difficulty"), []).append(problem.id)
-    order = sorted(groups, key=lambda level: (level is not None, level if isinstance(level, int) else 0))
-    turns = (groups[level][turn] for turn in range(count) for level in order if turn < len(groups[level]))
-    return [problem_id for problem_id, _ in zip(turns, range(count), strict=False)]
-
-
 def _shown(ctx: JobContext[stages.Report], problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
     """Rows for the reader of traces: every arm, then the thinking controls."""
     wanted, known = set(choose_shown(problems, ctx.config.show)), by_id(problems)
     for source in _sources(ctx, "evaluations"):
         traces = read_records(source.path / TRACES, Trace)
         verdicts = read_records(source.path / VERDICTS, Verdict)
-        yield from _rows(source.key, source.seed, traces, verdicts, known, wanted)
+        pairs = _paired(traces, verdicts)
+        yield from reader_rows(source.key, source.seed, pairs, known, wanted)
     for source in _sources(ctx, "sweeps"):
         for label, folder in _labels(source.path):
             traces = read_records(folder / TRACES, Trace)
             verdicts = read_records(folder / VERDICTS, Verdict)
-            yield from _rows(label, source.seed, traces, verdicts, known, wanted)
+            yield from reader_rows(label, source.seed, _paired(traces, verdicts), known, wanted)
 
 
 def _labels(curve: Path) -> Iterator[tuple[str, Path]]:
@@ -186,31 +184,6 @@ def _labels(curve: Path) -> Iterator[tuple[str, Path]]:
         yield (folder / "label.txt").read_text(encoding="utf-8"), folder
 
 
-def _rows(
-    arm: str,
-    seed: int | None,
-    traces: Sequence[Trace],
-    verdicts: Sequence[Verdict],
-    problems: Mapping[str, Problem],
-    wanted: set[str],
-) -> Iterator[dict[str, Any]]:
+def _paired(traces: Sequence[Trace], verdicts: Sequence[Verdict]) -> list[tuple[Trace, Verdict]]:
     judged = {verdict.trace_id: verdict for verdict in verdicts}
-    for trace in traces:
-        if trace.problem_id not in wanted:
-            continue
-        problem, verdict = problems[trace.problem_id], judged[trace.id]
-        yield {
-            "problem_id": problem.id,
-            "question": problem.question,
-            "gold": problem.gold,
-            "difficulty": problem.metadata.get("difficulty"),
-            "arm": arm,
-            "seed": seed,
-            "thinking": trace.thinking,
-            "answer": trace.answer,
-            "status": verdict.status,
-            "reason": verdict.reason,
-            "forced_spans": [list(span) for span in trace.forced_spans],
-            "thinking_tokens": trace.thinking_tokens,
-            "closed_by": trace.closed_by,
-        }
+    return [(trace, judged[trace.id]) for trace in traces]
