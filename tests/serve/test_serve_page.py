@@ -300,6 +300,7 @@ window.fetch = async (...given) => {
 """
 
 
+@pytest.mark.slow
 def test_events_survive_any_cut_and_every_line_end(watch: Watch, server: PageServer) -> None:
     watch.page.add_init_script(RECUT)
     page = opened(watch, server)
@@ -557,6 +558,7 @@ CONTRAST = """all => all.filter(e => e.getClientRects().length).map(e => {
 }).filter(([ratio]) => ratio < 4.5)"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (320, "dark")])
 def test_nothing_sticks_out_and_all_text_can_be_read(
     chromium: Browser, server: PageServer, scheme: str, width: int
