@@ -43,7 +43,7 @@ def test_top_k_then_top_p_keep_exactly_the_best(seed, k, p, width):
     u = uniforms([seed] * n, range(n), [0] * n)
     picked = choose(logits.expand(n, 30), [Sampling(1.0, p, k)] * n, u)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "_SHORTLIST", width)
+        patch.setattr(sampling, "_SHORTLISTS", (width,))
         assert choose(logits.expand(n, 30), [Sampling(1.0, p, k)] * n, u) == picked
     order = logits[0].argsort(descending=True).tolist()[: k or 30]
     probabilities = logits[0, order].double().softmax(-1)

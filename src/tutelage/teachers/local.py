@@ -22,7 +22,7 @@ from tutelage.errors import UsageError
 from tutelage.ledger import Ledger, Settled
 from tutelage.records import Problem, Trace, clean_text, stable_hash
 from tutelage.students.pretrained import Student
-from tutelage.students.template import markers, render_prompt
+from tutelage.students.template import render_prompt
 from tutelage.teachers import money
 from tutelage.teachers.marked import reply_texts
 from tutelage.teachers.orders import Bought, Order, chunks, order
@@ -30,11 +30,9 @@ from tutelage.teachers.replies import Parsed, load_json, parse_reply
 from tutelage.teachers.usage import bill
 from tutelage.teachers.watch import Watch
 from tutelage.think.backend import check_model
-from tutelage.think.engine import Completion, Request, generate
-from tutelage.think.machine import Machine
+from tutelage.think.engine import Completion, Engine, Request
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
-from tutelage.tokens import encode_text
 
 Progress = Callable[[int, int, str], None]
 Sampler = Callable[[Sequence[Problem]], Iterator[Trace]]
@@ -74,7 +72,7 @@ class LocalTeacher:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: {getattr(self, name)} is not at least 1")
         check_model(self.student.model)
-        _machine(self.student, self.policy)
+        self.policy.compile(self.student.tokenizer, self.student.template)
 
     def order(self, problem: Problem, sample: int) -> Order:
         """One reply. The seed is that of this problem and sample, so the body holds all that decides it."""
@@ -122,7 +120,7 @@ class LocalTeacher:
         """Decode `wanted`, some batches per transaction. A problem that leaves no room for a reply is a
         failed order; the others go on."""
         held: list[tuple[Problem, int]] = []
-        room, machine = check_model(self.student.model), _machine(self.student, self.policy)
+        engine = Engine(self.student, max_batch=self.max_batch)
         for chunk in chunks(wanted, self.max_batch * BATCHES):
             claims = ledger.owe([each.debt for each in chunk])
             held += [(each.problem, each.sample) for each in chunk if claims[each.debt.key] == "held"]
@@ -135,15 +133,17 @@ class LocalTeacher:
                 if each.problem.id not in prompts:
                     prompts[each.problem.id] = _request(self, each.problem, self.policy)
                 request = replace(prompts[each.problem.id], seed=_seed(self, each.problem, each.sample))
-                if why := _refusal(machine, room, request):
+                if why := _refusal(engine, request):
                     ledger.settle(each.debt.key, Settled("failed", why))
                     watch.tick(1, f"failed: {why}")
                 else:
                     todo.append((each, request))
-            self._decode(todo, ledger, watch)
+            self._decode(engine, todo, ledger, watch)
         return Bought(tuple(held))
 
-    def _decode(self, todo: Sequence[tuple[Order, Request]], ledger: Ledger, watch: Watch) -> None:
+    def _decode(
+        self, engine: Engine, todo: Sequence[tuple[Order, Request]], ledger: Ledger, watch: Watch
+    ) -> None:
         def alive(done: int, total: int, note: str) -> None:
             ledger.beat()
             watch.tick(0)
@@ -151,7 +151,7 @@ class LocalTeacher:
         requests = [request for _, request in todo]
         raws = [
             _raw(self, len(request.prompt_ids), reply)
-            for request, reply in zip(requests, _generate(self, requests, alive), strict=True)
+            for request, reply in zip(requests, engine.generate(requests, alive), strict=True)
         ]
         found = [self.settled(self.read(raw)) for raw in raws]
         ledger.record(
@@ -186,7 +186,7 @@ def decode(
         first = _request(teacher, problem, policy)
         for sample in range(teacher.samples):
             requests.append(replace(first, seed=_seed(teacher, problem, sample)))
-    return _generate(teacher, requests, progress)
+    return Engine(teacher.student, max_batch=teacher.max_batch).generate(requests, progress)
 
 
 def _request(teacher: LocalTeacher, problem: Problem, policy: ThinkingPolicy) -> Request:
@@ -194,12 +194,10 @@ def _request(teacher: LocalTeacher, problem: Problem, policy: ThinkingPolicy) ->
     return Request(prompt, policy, teacher.sampling, max_answer=teacher.max_answer)
 
 
-def _refusal(machine: Machine, room: int, request: Request) -> str:
+def _refusal(engine: Engine, request: Request) -> str:
     """Why this one request cannot be decoded, "" when it can."""
-    if not request.prompt_ids:
-        return "the prompt is empty"
     try:
-        machine.start(room - len(request.prompt_ids), request.prompt_ids[-1], request.max_answer)
+        engine.check(request)
     except UsageError as error:
         return str(error)
     return ""
@@ -207,26 +205,6 @@ def _refusal(machine: Machine, room: int, request: Request) -> str:
 
 def _seed(teacher: LocalTeacher, problem: Problem, sample: int) -> int:
     return int(stable_hash(teacher.seed, problem.id, sample), 16)
-
-
-def _generate(
-    teacher: LocalTeacher, requests: Sequence[Request], progress: Progress | None
-) -> list[Completion]:
-    tokenizer, template = teacher.student.tokenizer, teacher.student.template
-    return generate(
-        teacher.student.model,
-        requests,
-        markers(tokenizer, template),
-        encode=lambda text: encode_text(tokenizer, text),
-        prefilled=template.prefill,
-        forbid=_unusable(teacher.student),
-        max_batch=teacher.max_batch,
-        progress=progress,
-    )
-
-
-def _machine(student: Student, policy: ThinkingPolicy) -> Machine:
-    return policy.compile(student.tokenizer, student.template)
 
 
 def _settings(teacher: LocalTeacher, policy: ThinkingPolicy) -> dict[str, Any]:
@@ -291,13 +269,3 @@ def _raw(teacher: LocalTeacher, prompt_tokens: int, reply: Completion) -> bytes:
         },
     }
     return json.dumps(body).encode()
-
-
-def _unusable(student: Student) -> tuple[int, ...]:
-    """Ids that must never be sampled: padding, unless it also ends replies, and rows of the embedding beyond
-    the tokenizer, which could not be decoded."""
-    tokenizer = student.tokenizer
-    ends = markers(tokenizer, student.template).end
-    beyond = range(len(tokenizer), int(student.model.config.vocab_size))
-    pad = tokenizer.pad_token_id
-    return tuple(beyond) if pad is None or pad in ends else (pad, *beyond)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tutelage.think.engine import Completion
 from tutelage.think.machine import PHASES
+from tutelage.think.request import Completion
 from tutelage.tokens import decode_ids
 
 _THINKING, _ANSWER = PHASES.index("thinking"), PHASES.index("answer")
@@ -20,7 +20,10 @@ def reply_texts(tokenizer: Any, reply: Completion) -> tuple[str, str, tuple[tupl
     """(thinking, answer, forced spans of the thinking)."""
     thinking, spans = _marked_text(tokenizer, reply)
     answer = [token for token, phase in zip(reply.ids, reply.phases, strict=True) if phase == _ANSWER]
-    return thinking, decode_ids(tokenizer, answer).strip(), spans
+    said = decode_ids(tokenizer, answer)
+    if reply.stop is not None:  # the ids hold the stop string, and what stood behind it in the same id
+        said = said[: said.rindex(reply.stop)]
+    return thinking, said.strip(), spans
 
 
 def _marked_text(tokenizer: Any, reply: Completion) -> tuple[str, tuple[tuple[int, int], ...]]:

@@ -1,96 +1,262 @@
-"""Next-token scores for a changing batch of rows: a Hugging Face causal language model and the cache it
-reads.
+"""Next-token scores for a changing batch of rows: a causal language model and the cache it owns.
 
 Promises: a row's scores do not depend on its neighbours (own positions, own mask, float32); nothing is
-computed twice, forced tokens are fed like sampled ones, a withdrawn token is only masked; models whose
-attention does not look at the whole row are refused by name.
+computed twice: forced tokens are fed like sampled ones, a fork copies, a withdrawn token is forgotten; models
+whose attention does not look at the whole row are refused by name.
 Does not: choose tokens or know about thinking.
 
-Layout. Rows are aligned at their right end: slot j of the cache belongs to the same step for every row, and
-what lies before a row's start, or was withdrawn, is masked. Rotary or learned positions are given
-explicitly, so that the slot a key lies in carries no meaning and rows can join, leave and take tokens back
-at any step.
+`Backend` is what the engine needs of a model: five verbs over row handles. `HuggingFace` is the first: causal
+language models with full attention. The Llama family runs through `llama`, every other model through its own
+`forward`, in which only attention is ours; both keep keys and values in `slots`. A model that loops over its
+layers, with a cache that knows of loops, would be a second backend.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import UsageError
+from tutelage.think.llama import Llama, fits
+from tutelage.think.slots import Slots
 
-# Slots allocated beyond what is needed now, so that most steps write in place instead of copying the cache.
-_HEADROOM = 64
-# Most prompt tokens in one prefill: bounds its memory.
-_PREFILL_TOKENS = 16_384
+# Most prompt tokens in one forward of a prefill: bounds its memory.
+_PREFILL_TOKENS = 4_096
 _ATTENTION = "tutelage_slots"
 
 
-class _SlotLayer(CacheLayerMixin):  # type: ignore[misc]
-    """Keys and values of one layer, written in place. Both lie as (rows, heads, width, slots): with one
-    query per row the two matrix products then run along contiguous slots (400 rows on one Zen-4 thread: 3
-    times as fast)."""
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """For each asked row: `logits` (rows, vocabulary), float32, after its last token, and `states` (rows,
+    hidden width), the last hidden state that they come from."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.length = 0
+    logits: Tensor
+    states: Tensor
+
+
+class Backend(Protocol):
+    """A model with its cache. A row is a handle; it holds the tokens fed to it."""
+
+    context: int
+    device: torch.device
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
+        """New rows that hold `prompts`, and the scores after each."""
+        ...
+
+    def fork(self, row: int, length: int) -> int:
+        """A new row that holds the first `length` tokens of `row`. Nothing is computed."""
+        ...
+
+    def decode(self, tokens: Mapping[int, int], wanted: Sequence[int]) -> Scores:
+        """Feed one token to every row there is; the scores of the `wanted` ones."""
+        ...
+
+    def withdraw(self, row: int, count: int) -> None:
+        """Take the last `count` tokens of `row` back."""
+        ...
+
+    def free(self, row: int) -> None:
+        """Forget `row`."""
+        ...
+
+
+class HuggingFace:
+    """A `Backend` for a causal language model of transformers."""
+
+    def __init__(self, model: Any) -> None:
+        """Raises UsageError that names the model's kind when it cannot be run here."""
+        self.context = check_model(model)
+        self.model = model
+        self.device: torch.device = model.device
+        self._lean = Llama(model) if fits(model) else None
+        config = model.config
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self._layers: int = config.num_hidden_layers
+        self._slots = Slots(
+            self._layers,
+            getattr(config, "num_key_value_heads", None) or heads,
+            width,
+            self.device,
+            model.dtype,
+        )
+
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
+        """See `Backend`. Prompts are computed some thousand tokens at a time."""
+        rows = [self._slots.new(len(prompt)) for prompt in prompts]
+        logits, states, done = [], [], 0
+        while done < len(prompts):
+            end, total = done, 0
+            while end < len(prompts) and (end == done or total + len(prompts[end]) <= _PREFILL_TOKENS):
+                total += len(prompts[end])
+                end += 1
+            run = self._prefill_lean if self._lean is not None else self._prefill_padded
+            found = run(prompts[done:end], rows[done:end])
+            logits.append(found.logits)
+            states.append(found.states)
+            done = end
+        return rows, Scores(torch.cat(logits), torch.cat(states))
+
+    def fork(self, row: int, length: int) -> int:
+        """See `Backend`."""
+        return self._slots.fork(row, length)
+
+    def decode(self, tokens: Mapping[int, int], wanted: Sequence[int]) -> Scores:
+        """See `Backend`."""
+        positions = self._slots.advance(list(tokens))
+        order = self._slots.order()
+        ids = torch.tensor([tokens[row] for row in order], device=self.device)
+        place = {row: k for k, row in enumerate(order)}
+        asked = torch.tensor([place[row] for row in wanted], dtype=torch.long, device=self.device)
+        if self._lean is not None:
+            states = self._lean.hidden(ids, positions, self._slots.attend)[asked]
+            return Scores(self._lean.scores(states) if len(states) else states, states)
+        with _taking_part(_Decoding(self._slots)) as part:
+            found = self._forward(ids[:, None], positions[:, None], self._mask(len(ids), 1))
+        self._attended(part)
+        return Scores(found.logits[asked], found.states[asked])
+
+    def withdraw(self, row: int, count: int) -> None:
+        """See `Backend`."""
+        self._slots.cut(row, self._slots.length[row] - count)
+
+    def free(self, row: int) -> None:
+        """See `Backend`."""
+        self._slots.free(row)
+
+    def _prefill_lean(self, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> Scores:
+        assert self._lean is not None
+        lengths = [len(prompt) for prompt in prompts]
+        ids = torch.tensor([token for prompt in prompts for token in prompt], device=self.device)
+        positions = torch.cat([torch.arange(length, device=self.device) for length in lengths])
+        ends = [sum(lengths[: k + 1]) for k in range(len(lengths))]
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+            mixed = []
+            for row, length, end in zip(rows, lengths, ends, strict=True):
+                mine = slice(end - length, end)
+                self._slots.store(layer, row, key[mine], value[mine])
+                q, k, v = (part[mine].transpose(0, 1)[None] for part in (query, key, value))
+                out = functional.scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+                )
+                mixed.append(out[0].transpose(0, 1))
+            return torch.cat(mixed)
+
+        hidden = self._lean.hidden(ids, positions, attend)
+        states = hidden[torch.tensor(ends, device=self.device) - 1]
+        return Scores(self._lean.scores(states), states)
+
+    def _prefill_padded(self, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> Scores:
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        real = torch.arange(width, device=self.device)[None] >= width - lengths[:, None]
+        causal = torch.ones((width, width), dtype=torch.bool, device=self.device).tril()
+        mask = self._mask(len(prompts), width)
+        mask.masked_fill_(~(real[:, None, None] & causal), torch.finfo(mask.dtype).min)
+        with _taking_part(_Prefilling(self._slots, rows, [len(p) for p in prompts])) as part:
+            found = self._forward(ids, (real.cumsum(dim=1) - 1).clamp(min=0), mask)
+        self._attended(part)
+        return found
+
+    def _mask(self, rows: int, width: int) -> Tensor:
+        return torch.zeros((rows, 1, width, width), dtype=self.model.dtype, device=self.device)
+
+    def _forward(self, ids: Tensor, positions: Tensor, mask: Tensor) -> Scores:
+        config, states = self.model.config, []
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(
+            lambda module, args: states.append(args[0])
+        )
+        usual = config._attn_implementation
+        # For this call only: training the same model goes on as it was.
+        config._attn_implementation = _ATTENTION
+        try:
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=Cache(layers=[_Through() for _ in range(self._layers)]),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        finally:
+            config._attn_implementation = usual
+            hook.remove()
+        return Scores(out.logits[:, -1].float(), states[-1][:, -1])
+
+    def _attended(self, part: _Prefilling | _Decoding) -> None:
+        if part.calls != self._layers:
+            raise UsageError(
+                f"{_name(self.model)}: {part.calls} of its {self._layers} layers let their attention be "
+                "replaced, which is needed here; use a decoder-only model with full attention"
+            )
+
+
+class _Through(CacheLayerMixin):  # type: ignore[misc]
+    """What a model of transformers takes for its cache: new keys and values go through to our attention,
+    which keeps them."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = key_states.transpose(2, 3), value_states.transpose(2, 3)
-        self.length = key_states.shape[2]
         self.is_initialized = True
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            return key_states, value_states
-        end = self.length + key_states.shape[2]
-        if end > self.keys.shape[3]:
-            self.arrange(None, 0, end + _HEADROOM)
-        self.keys[..., self.length : end] = key_states.transpose(2, 3)
-        self.values[..., self.length : end] = value_states.transpose(2, 3)
-        self.length = end
-        return self.keys[..., :end].transpose(2, 3), self.values[..., :end].transpose(2, 3)
-
-    def arrange(self, rows: Tensor | None, start: int, capacity: int) -> None:
-        """Keep `rows` (None: all) from slot `start` on, in buffers of `capacity` slots."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)[..., start : self.length]
-            new = old.new_empty((len(old) if rows is None else len(rows), *old.shape[1:3], capacity))
-            new[..., : old.shape[3]] = old if rows is None else old[rows]
-            setattr(self, name, new)
-        self.length -= start
-
-    def join(self, other: _SlotLayer, capacity: int) -> None:
-        """Append the rows of `other`, both aligned at their right end."""
-        length = max(self.length, other.length)
-        for name in ("keys", "values"):
-            mine = getattr(self, name)[..., : self.length]
-            theirs = getattr(other, name)[..., : other.length]
-            # Zeros, not garbage, where a row has nothing: masked values still must be finite.
-            new = mine.new_zeros((len(mine) + len(theirs), *mine.shape[1:3], capacity))
-            new[: len(mine), ..., length - self.length : length] = mine
-            new[len(mine) :, ..., length - other.length : length] = theirs
-            setattr(self, name, new)
-        self.length = length
+        return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
+        return query_length, 0
 
     def get_seq_length(self) -> int:
-        return self.length
+        return 0
 
     def get_max_length(self) -> int:
         return -1
+
+
+@dataclass(slots=True)
+class _Prefilling:
+    """Rows being prefilled, padded at their left to one width."""
+
+    slots: Slots
+    rows: Sequence[int]
+    lengths: Sequence[int]
+    calls: int = 0
+
+
+@dataclass(slots=True)
+class _Decoding:
+    """Rows that get one token each, in the order of the slots."""
+
+    slots: Slots
+    calls: int = 0
+
+
+# Attention is called from inside the model, which passes no more on than it knows; engines may run in
+# several threads.
+_now = threading.local()
+
+
+@contextmanager
+def _taking_part(part: _Prefilling | _Decoding) -> Iterator[_Prefilling | _Decoding]:
+    _now.part = part
+    try:
+        yield part
+    finally:
+        _now.part = None
 
 
 def slot_attention(
@@ -102,161 +268,38 @@ def slot_attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one query per row, (rows, heads, 1, width), over keys and values as `_SlotLayer` keeps
-    them; anything else goes to transformers' own. Returns (rows, 1, heads, width). Groups of heads share
-    keys."""
-    rows, heads, queries, width = query.shape
-    if queries > 1 or any(options.get(name) is not None for name in ("softcap", "s_aux", "position_bias")):
-        out: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **options
-        )
-        return out
-    shared, slots = key.shape[1], key.shape[2]
-    by_slot = key.transpose(2, 3).reshape(rows * shared, width, slots)
-    scores = torch.bmm(query.reshape(rows * shared, heads // shared, width), by_slot)
-    scores = scores.view(rows, heads, slots).float() * (width**-0.5 if scaling is None else scaling)
-    weights = (scores + attention_mask[:, 0]).softmax(dim=-1).to(value.dtype)
-    mixed = torch.bmm(
-        value.transpose(2, 3).reshape(rows * shared, value.shape[3], slots),
-        weights.view(rows * shared, heads // shared, slots).transpose(1, 2),
+    """Attention of transformers' shapes, (rows, heads, tokens, width), over what the slots hold. Returns
+    (rows, tokens, heads, width)."""
+    part: _Prefilling | _Decoding = _now.part
+    layer = part.calls
+    part.calls += 1
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    for name in ("softcap", "s_aux", "position_bias"):
+        if options.get(name) is not None:
+            raise UsageError(f"{module.config.model_type}: attention with {name} cannot be run here")
+    if isinstance(part, _Decoding):
+        mixed = part.slots.attend(layer, query[:, :, 0], key[:, :, 0], value[:, :, 0], scale)
+        return mixed[:, None], None
+    for k, (row, length) in enumerate(zip(part.rows, part.lengths, strict=True)):
+        mine = [each[k, :, -length:].transpose(0, 1) for each in (key, value)]
+        part.slots.store(layer, row, *mine)
+    out: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **options
     )
-    return mixed.transpose(1, 2).reshape(rows, 1, heads, value.shape[3]), None
+    return out
 
 
 ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, slot_attention)
 
 
-class Batch:
-    """The rows that a model is working on, their cache, and the scores after each row's last token: `logits`
-    (rows, vocabulary), float32 on the model's device."""
-
-    def __init__(self, model: Any) -> None:
-        """Raises UsageError that names the model's kind when it cannot be run here."""
-        self.model = model
-        self.device: torch.device = model.device
-        self.context = check_model(model)
-        self._layers: list[_SlotLayer] = []
-        self._bias = torch.empty(0)
-        self._positions = torch.empty(0)
-        self.logits = torch.empty(0)
-        self._low = torch.finfo(model.dtype).min
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    def admit(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Prefill `prompts` as new rows behind the present ones. Equal prompts next to each other are
-        computed once."""
-        done = 0
-        while done < len(prompts):
-            unique: list[Sequence[int]] = []
-            owner: list[int] = []
-            width = 0
-            for prompt in prompts[done:]:
-                if not unique or prompt != unique[-1]:
-                    width = max(width, len(prompt))
-                    if unique and (len(unique) + 1) * width > _PREFILL_TOKENS:
-                        break
-                    unique.append(prompt)
-                owner.append(len(unique) - 1)
-            done += len(owner)
-            self._join(self._prefill(unique), owner)
-
-    def decode(self, tokens: Sequence[int]) -> None:
-        """Feed one token to every row."""
-        length = self._layers[0].length
-        if length + 1 > self._bias.shape[1]:
-            self._widen(length + 1 + _HEADROOM)
-        self._bias[:, length] = 0.0
-        ids = torch.tensor(tokens, device=self.device)[:, None]
-        # Finished rows are fed until they are dropped; learned positions end with the context.
-        positions = self._positions.clamp(max=self.context - 1)[:, None]
-        self._forward(ids, self._bias[:, None, None, : length + 1], positions)
-        self._positions += 1
-
-    def withdraw(self, row: int, count: int) -> None:
-        """Take the last `count` tokens of `row` back. Its `logits` are void until it has been fed again."""
-        if count:
-            seen = (self._bias[row, : self._layers[0].length] == 0).nonzero()[-count:, 0]
-            self._bias[row, seen] = self._low
-            self._positions[row] -= count
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Drop all rows but these, and the slots that no row uses any more."""
-        index = torch.tensor(rows, dtype=torch.long, device=self.device)
-        length = self._layers[0].length
-        bias = self._bias[index]
-        used = (bias[:, :length] == 0).any(dim=0)
-        start = int(used.int().argmax()) if bool(used.any()) else length
-        for layer in self._layers:
-            layer.arrange(index, start, length - start + _HEADROOM)
-        self._bias = bias[:, start:]
-        self._positions = self._positions[index]
-        self.logits = self.logits[index]
-
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> Batch:
-        part = Batch(self.model)
-        part._layers = [_SlotLayer() for _ in range(self.model.config.num_hidden_layers)]
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=self.device)
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        real = torch.arange(width, device=self.device)[None] >= width - lengths[:, None]
-        part._bias = torch.zeros(real.shape, dtype=self.model.dtype, device=self.device)
-        part._bias.masked_fill_(~real, self._low)
-        causal = torch.ones((width, width), dtype=torch.bool, device=self.device).tril()
-        mask = part._bias[:, None, None, :].masked_fill(~causal, self._low)
-        part._positions = lengths
-        part._forward(ids, mask, (real.cumsum(dim=1) - 1).clamp(min=0))
-        return part
-
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> None:
-        config = self.model.config
-        usual = config._attn_implementation
-        config._attn_implementation = (
-            _ATTENTION  # for this call only: training the same model goes on as it was
-        )
-        try:
-            out = self.model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=Cache(layers=self._layers),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        finally:
-            config._attn_implementation = usual
-        self.logits = out.logits[:, -1].float()
-
-    def _join(self, part: Batch, owner: Sequence[int]) -> None:
-        """Append the rows `owner` of `part` (a row may be taken several times)."""
-        if owner != list(range(len(part))):
-            part.keep(owner)
-        if not len(self):
-            self._layers, self._bias = part._layers, part._bias
-            self._positions, self.logits = part._positions, part.logits
-            return
-        here, there = self._layers[0].length, part._layers[0].length
-        length = max(here, there)
-        bias = self._bias.new_full((len(self) + len(part), length + _HEADROOM), self._low)
-        bias[: len(self), length - here : length] = self._bias[:, :here]
-        bias[len(self) :, length - there : length] = part._bias[:, :there]
-        for mine, theirs in zip(self._layers, part._layers, strict=True):
-            mine.join(theirs, length + _HEADROOM)
-        self._bias = bias
-        self._positions = torch.cat([self._positions, part._positions])
-        self.logits = torch.cat([self.logits, part.logits])
-
-    def _widen(self, capacity: int) -> None:
-        bias = self._bias.new_full((len(self), capacity), self._low)
-        bias[:, : self._bias.shape[1]] = self._bias
-        self._bias = bias
+def _name(model: Any) -> str:
+    return f"{model.config.model_type} ({type(model).__name__})"
 
 
 def check_model(model: Any) -> int:
     """The model's context length in tokens. Raises UsageError for models that this backend cannot run."""
     config = model.config
-    name = f"{config.model_type} ({type(model).__name__})"
+    name = _name(model)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     forward = getattr(model, "get_base_model", lambda: model)().forward
@@ -281,6 +324,8 @@ def check_model(model: Any) -> int:
         raise UsageError(
             f"{name}: attention {config._attn_implementation!r} is not supported; load it with 'sdpa'"
         )
+    if not getattr(getattr(model, "get_base_model", lambda: model)(), "_supports_attention_backend", False):
+        raise UsageError(f"{name}: the attention of this model cannot be replaced, which is needed here")
     context = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":

@@ -1,208 +1,497 @@
-"""Decoding under a thinking policy: many requests, one model, one loop.
+"""Decoding under thinking policies: many requests, one model, one loop.
 
 Promises: every request is decoded under its own policy, sampling and seed, and its reply does not depend on
 what else is in the batch (float32: greedy ids are the same alone and together); forced ids are fed, never
-prefilled again; samples of one prompt share its prefill; finished rows leave the batch and waiting requests
-take their place.
-Does not: tokenise questions, detokenise replies, or speak HTTP.
+prefilled again; a slot that falls free is filled at the next step, nobody waits for the slowest; requests of
+one prompt are computed once for as long as they write the same (see `rows`), so that a whole curve of budgets
+and waits costs one long trace and the answers; what cannot be served is refused, with the reason,
+before anything is decoded. `submit` and `cancel` may be called from any thread; a cancelled request is gone
+before the next step.
+Does not: tokenise questions, load models, or speak HTTP. The weights are read when the engine is built: after
+training, build another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tutelage.errors import UsageError
-from tutelage.think.backend import Batch, check_model
-from tutelage.think.machine import Machine, State, build
+from tutelage.students.pretrained import Student
+from tutelage.think.backend import Backend, HuggingFace, Scores
+from tutelage.think.machine import Machine, State, Step
 from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.request import Completion, FinishReason, Logprob, Piece, PromptTooLong, Request
+from tutelage.think.rows import Job, Listen, Row, Table
 from tutelage.think.sampling import Sampling, choose, uniforms
-from tutelage.think.segments import ClosedBy, FinishReason, Phase
-from tutelage.tokens import Markers
+from tutelage.think.text import Stream
+
+__all__ = ["Completion", "Engine", "Job", "Logprob", "Piece", "PromptTooLong", "Request", "Stats"]
 
 Progress = Callable[[int, int, str], None]
-Encode = Callable[[str], Sequence[int]]
-# Dropping finished rows copies the cache of the others, which costs about ten steps of what it saves at this
-# share.
-_CROWDED = 0.75
+# Most prompt tokens that are prefilled between two steps, beyond the first prompt: bounds how long the
+# others pause.
+_PREFILL_TOKENS = 2_048
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One reply. `ids`, `forced` (1 where we wrote the id) and `phases` (indices into machine.PHASES) run in
-    step. `written` and `by_force` count ids per phase, sampled and forced together, and forced alone."""
+@dataclass(slots=True)
+class Stats:
+    """Tokens that went through the model: of prompts (`prefilled`) and one by one (`decoded`); those that
+    further requests of a row had for nothing (`shared`); `steps` of the loop; `rows` and `waiting` requests
+    now."""
 
-    ids: tuple[int, ...]
-    forced: bytes
-    phases: bytes
-    finish_reason: FinishReason
-    closed_by: ClosedBy
-    written: Mapping[Phase, int]
-    by_force: Mapping[Phase, int]
-    refused: int
-    waits: int
-
-    def count(self, phase: Phase) -> tuple[int, int]:
-        """Sampled and forced ids of `phase`."""
-        forced = self.by_force.get(phase, 0)
-        return self.written.get(phase, 0) - forced, forced
+    prefilled: int = 0
+    decoded: int = 0
+    shared: int = 0
+    steps: int = 0
+    rows: int = 0
+    waiting: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One reply to be made. `max_answer` bounds the sampled answer and `max_new_tokens` the whole reply,
-    both None: as long as the context allows."""
+@dataclass(slots=True)
+class _Draw:
+    """Requests of one row that draw the same id from line `line` of the scores."""
 
-    prompt_ids: tuple[int, ...]
-    policy: ThinkingPolicy = field(default_factory=ThinkingPolicy)
-    sampling: Sampling = field(default_factory=Sampling)
-    seed: int = 0
-    max_answer: int | None = None
-    max_new_tokens: int | None = None
+    line: int
+    row: Row
+    jobs: list[Job]
+    banned: tuple[int, ...]
 
 
-def generate(
-    model: Any,
-    requests: Sequence[Request],
-    markers: Markers,
-    *,
-    encode: Encode,
-    prefilled: bool = True,
-    forbid: Sequence[int] = (),
-    max_batch: int = 64,
-    progress: Progress | None = None,
-) -> list[Completion]:
-    """Completions in the order of `requests`.
+class Engine:
+    """A student that decodes requests, `max_batch` rows at a time. One thread drives it."""
 
-    `encode` turns wait strings and close texts into ids; `prefilled`: prompts end with the opening marker;
-    `forbid`: ids that are never sampled (padding, ids beyond the tokenizer). At most `max_batch` rows are
-    decoded together.
+    def __init__(self, student: Student, *, max_batch: int = 32, backend: Backend | None = None) -> None:
+        """`backend` None: the one for models of transformers. Raises UsageError that names a model that
+        cannot be run."""
+        if max_batch < 1:
+            raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
+        self.student = student
+        self._backend = HuggingFace(student.model) if backend is None else backend
+        self._table = Table(self._backend, max_batch)
+        self._machines: dict[tuple[ThinkingPolicy, bool], Machine] = {}
+        self._forbidden = _unusable(student, self._machine(ThinkingPolicy(), False).end)
+        self._inbox: deque[Job] = deque()
+        self._waiting: deque[Job] = deque()
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._news = threading.Event()
+        self._counts = Stats()
+        self.context = self._backend.context
 
-    Raises UsageError, before anything is decoded, for a model that cannot be run here, for a policy that
-    cannot be kept, and for a prompt that leaves too little room."""
-    if max_batch < 1:
-        raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
-    rows = _rows(requests, markers, encode, prefilled, check_model(model))
-    contexts = [[*request.prompt_ids, *row.ids] for request, row in zip(requests, rows, strict=True)]
-    # Rows of one length prefill without padding, and equal prompts come to lie side by side.
-    waiting = [i for i, row in enumerate(rows) if not row.finished]
-    waiting.sort(key=lambda i: (len(contexts[i]), contexts[i], i), reverse=True)
-    total, over = len(rows), len(rows) - len(waiting)
-    pending: list[list[int]] = [[] for _ in rows]
-    with torch.inference_mode():
-        batch = Batch(model)
-        slots: list[
-            int
-        ] = []  # the request of each row of the batch; finished ones stay until dropping them pays
-        while waiting or slots:
-            alive = [k for k, i in enumerate(slots) if not rows[i].finished]
-            refill = bool(waiting) and len(alive) <= max_batch // 2
-            if len(alive) < len(slots) and (refill or len(alive) <= _CROWDED * len(slots)):
-                batch.keep(alive)
-                slots = [slots[k] for k in alive]
-            if refill:
-                fresh = [waiting.pop() for _ in range(min(len(waiting), max_batch - len(slots)))]
-                batch.admit([contexts[i] for i in fresh])
-                slots += fresh
-            if not slots:
-                break
-            feed = _choose(
-                batch,
-                [rows[i] for i in slots],
-                [requests[i] for i in slots],
-                [pending[i] for i in slots],
-                forbid,
-            )
-            running = sum(not rows[i].finished for i in slots)
-            if progress is not None and total - len(waiting) - running > over:
-                over = total - len(waiting) - running
-                progress(over, total, f"{running} replies being decoded")
-            if running:
-                batch.decode(feed)
-    return [_completion(row) for row in rows]
+    @property
+    def stats(self) -> Stats:
+        """Counts so far, and of now."""
+        waiting = len(self._waiting) + len(self._inbox)
+        return replace(self._counts, rows=len(self._table.rows), waiting=waiting)
 
+    def check(self, request: Request) -> None:
+        """Raises UsageError that says why `request` cannot be served, PromptTooLong where the prompt is to
+        blame."""
+        self._start(request)
 
-def _rows(
-    requests: Sequence[Request], markers: Markers, encode: Encode, prefilled: bool, context: int
-) -> list[State]:
-    machines: dict[ThinkingPolicy, Machine] = {}
-    rows = []
-    for number, request in enumerate(requests):
-        if request.policy not in machines:
-            machines[request.policy] = build(request.policy, markers, encode, prefilled=prefilled)
-        if not request.prompt_ids:
-            raise UsageError(f"request {number}: the prompt is empty")
-        room = context - len(request.prompt_ids)
-        if request.max_new_tokens is not None:
-            room = min(room, request.max_new_tokens)
+    def submit(self, request: Request, listen: Listen | None = None) -> Job:
+        """Queue `request`. `listen` is told, in the thread that drives the engine, every piece, and at last
+        the completion, or the error that ended it. Raises as `check` does."""
+        return self.submit_all([request], listen)[0]
+
+    def submit_all(self, requests: Sequence[Request], listen: Listen | None = None) -> list[Job]:
+        """Queue `requests` together: those with equal prompts are sure to be prefilled once. Nothing is
+        queued if one of them cannot be served."""
+        jobs = []
+        for request in requests:
+            stream = None
+            if listen is not None or request.stop:
+                stream = Stream(self.student.tokenizer, request.stop)
+            logprobs: list[Logprob] | None = None if request.logprobs is None else []
+            job = Job(request, self._start(request), listen, stream, logprobs)
+            if request.choose_wait is not None:
+                job.state.choose_wait = partial(_chosen_wait, job, request.choose_wait)
+            jobs.append(job)
+        with self._lock:
+            self._inbox.extend(jobs)
+        self._news.set()
+        return jobs
+
+    def cancel(self, job: Job) -> None:
+        """Give `job` up: it is told "cancelled" with what it has written, and its slot is free, before the
+        next step. Nothing happens when it is over."""
+        job.cancelled = True
+        self._news.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until something was submitted or cancelled, or `timeout` seconds; for the thread that drives
+        the engine, when `step` had nothing to do."""
+        return self._news.wait(timeout)
+
+    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+        """Completions in the order of `requests`. Raises UsageError, before anything is decoded, for a
+        request that cannot be served, with its number. `progress` is told (replies done, all, a note)."""
+        for number, request in enumerate(requests):
+            try:
+                self.check(request)
+            except UsageError as error:
+                raise UsageError(f"request {number}: {error}") from error
+        jobs = self.submit_all(requests)
+        told = 0
         try:
-            rows.append(machines[request.policy].start(room, request.prompt_ids[-1], request.max_answer))
+            while running := [job for job in jobs if not job.over]:
+                self.step()
+                done = len(jobs) - sum(not job.over for job in running)
+                if progress is not None and done > told:
+                    told = done
+                    progress(done, len(jobs), f"{len(jobs) - done} replies being decoded")
+        except BaseException:
+            for job in jobs:
+                self.cancel(job)
+            raise
+        for job in jobs:
+            if job.error is not None:
+                raise job.error
+        return [job.completion for job in jobs if job.completion is not None]
+
+    def step(self) -> bool:
+        """Fill free slots, and decode one token for every row. False: there is nothing to do."""
+        with self._turn, torch.inference_mode():
+            self._news.clear()
+            self._drain()
+            try:
+                self._admit()
+                if not self._table.rows:
+                    return bool(self._waiting)
+                self._decode()
+            except Exception as error:
+                self._fail(error)
+                raise
+            return True
+
+    def _machine(self, policy: ThinkingPolicy, thinks: bool) -> Machine:
+        key = (policy, thinks)
+        if key not in self._machines:
+            template = self.student.template
+            if not thinks:
+                template = replace(template, thinking=False)
+            if len(self._machines) > 1000:  # policies come from clients
+                self._machines.clear()
+            self._machines[key] = policy.compile(self.student.tokenizer, template)
+        return self._machines[key]
+
+    def _start(self, request: Request) -> State:
+        machine = self._machine(request.policy, request.thinks)
+        prompt, most = request.prompt_ids, request.max_new_tokens
+        vocabulary = int(self.student.model.config.vocab_size)
+        if min(prompt) < 0 or max(prompt) >= vocabulary:
+            raise UsageError(f"the prompt holds an id that is not in the model's vocabulary of {vocabulary}")
+        room = self.context - len(prompt)
+        limited = most is not None and most <= room
+        try:
+            return machine.start(min(room, most or room), prompt[-1], request.max_answer)
         except UsageError as error:
-            raise UsageError(f"request {number}: {error}") from error
-    return rows
+            if limited:
+                raise UsageError(f"max_new_tokens is {most}: {error}") from error
+            raise PromptTooLong(
+                f"the prompt is {len(prompt)} tokens long, the model's context {self.context}: {error}"
+            ) from error
 
+    def _drain(self) -> None:
+        """Take in what was submitted, and throw out what was cancelled."""
+        with self._lock:
+            fresh = list(self._inbox)
+            self._inbox.clear()
+        self._waiting.extend(fresh)
+        jobs = [*self._waiting, *(job for row in self._table.rows for job in _all_jobs(row))]
+        if any(job.cancelled or job.over for job in jobs):
+            for job in jobs:
+                if job.cancelled and not job.over:
+                    self._finish(job, "cancelled")
+            self._waiting = deque(job for job in self._waiting if not job.over)
+            self._table.forget_over()
 
-def _choose(
-    batch: Batch,
-    rows: Sequence[State],
-    requests: Sequence[Request],
-    pending: Sequence[list[int]],
-    forbid: Sequence[int],
-) -> list[int]:
-    """What to feed every row next (0 for finished ones): its pending id, or a sampled one that its policy
-    takes."""
-    logits = batch.logits  # (rows, vocabulary)
-    if forbid:
-        logits[:, list(forbid)] = -torch.inf
-    feed, todo = [0] * len(rows), []
-    banned: dict[int, tuple[int, ...]] = {}
-    for k, row in enumerate(rows):
-        if pending[k]:
-            feed[k] = pending[k].pop(0)
-        elif not row.finished:
-            todo.append(k)
-            banned[k] = row._banned
-    while todo:
-        for k in todo:
-            if banned[k]:
-                logits[k, list(banned[k])] = -torch.inf
-        settings = [requests[k].sampling for k in todo]
-        u = np.zeros(len(todo))
-        if not all(one.greedy for one in settings):
-            steps, attempts = [len(rows[k].ids) for k in todo], [rows[k].progress.refused for k in todo]
-            u = uniforms([requests[k].seed for k in todo], steps, attempts)
-        picked = choose(logits if len(todo) == len(rows) else logits[todo], settings, u)
-        again = []
-        for k, token in zip(todo, picked, strict=True):
-            step = rows[k].step(token, logits[k])
-            if step.done:
-                continue
-            if step.back:
-                batch.withdraw(k, step.back)
-            if step.feed:
-                feed[k] = step.feed[0]
-                pending[k].extend(step.feed[1:])
+    def _admit(self) -> None:
+        """Rows for what is parked, then for what waits, first come, first served."""
+        table = self._table
+        table.unpark()
+        groups: dict[tuple[int, ...], list[Job]] = {}
+        fresh: list[tuple[int, ...]] = []
+        total = 0
+        while self._waiting:
+            prompt = self._waiting[0].request.prompt_ids
+            if prompt not in groups and table.like(prompt) is None:
+                if len(fresh) == table.free or (fresh and total + len(prompt) > _PREFILL_TOKENS):
+                    break
+                total += len(prompt)
+                fresh.append(prompt)
+            groups.setdefault(prompt, []).append(self._waiting.popleft())
+        if fresh:
+            self._prefill(fresh, groups)
+        for prompt, jobs in groups.items():
+            row = table.like(prompt)
+            if row is None:  # it was over in the meantime
+                self._waiting.extendleft(reversed(jobs))
             else:
-                banned[k] = step.banned
-                again.append(k)
-        todo = again
-    return feed
+                for alike in _by_opening(jobs):
+                    table.join(row, alike)
+                self._have(jobs, len(prompt) - 1)
+
+    def _prefill(self, fresh: Sequence[tuple[int, ...]], groups: dict[tuple[int, ...], list[Job]]) -> None:
+        """New rows for the prompts `fresh`, with their requests, which leave `groups`."""
+        handles, scores = self._backend.prefill(fresh)
+        self._counts.prefilled += sum(len(prompt) for prompt in fresh)
+        rows = []
+        for handle, prompt in zip(handles, fresh, strict=True):
+            jobs = groups.pop(prompt)
+            self._have(jobs[1:], len(prompt))
+            first, *others = _by_opening(jobs)
+            row = self._table.prefilled(handle, first)
+            for alike in others:
+                # Where log-probabilities are wanted, the prompt's last token is fed again to score the first.
+                tells = any(job.logprobs is not None for job in alike)
+                self._table.part(row, alike, int(tells), ())
+            rows.append(row)
+        asked = [k for k, row in enumerate(rows) if not row.due or row.tells]
+        if len(asked) < len(rows):
+            scores = Scores(scores.logits[asked], scores.states[asked])
+        self._choose([rows[k] for k in asked], scores)
+
+    def _have(self, jobs: Sequence[Job], tokens: int) -> None:
+        for job in jobs:
+            job.cached_tokens = tokens
+        self._counts.shared += tokens * len(jobs)
+
+    def _decode(self) -> None:
+        """Feed every row one id; then let those that have no more recorded ids choose theirs."""
+        rows = list(self._table.rows)
+        tokens = {row.handle: row.next_id for row in rows}
+        wanted = [row for row in rows if row.due == 1 or row.tells]
+        scores = self._backend.decode(tokens, [row.handle for row in wanted])
+        for row in rows:
+            row.length += 1
+            self._counts.shared += len(row.jobs) - 1
+        self._counts.decoded += len(rows)
+        self._counts.steps += 1
+        self._choose(wanted, scores)
+
+    def _choose(self, rows: Sequence[Row], scores: Scores) -> None:
+        """Choose the next id of `rows` with their scores, and let their requests finish or part."""
+        if not rows:
+            return
+        logits = scores.logits  # (rows, vocabulary)
+        telling = {
+            line: logits[line].log_softmax(dim=-1) for line, row in enumerate(rows) if row.tells
+        }  # what the model would write, before anything is forbidden
+        if self._forbidden is not None:
+            logits.index_fill_(1, self._forbidden, -torch.inf)
+        draws: list[_Draw] = []
+        for line, row in enumerate(rows):
+            if row.due:  # forced ids whose log-probability is wanted
+                for job in row.jobs:
+                    _note(job, telling[line], len(job.state.ids) - row.due)
+                self._push(row.jobs)
+                continue
+            if row.banned:
+                logits[line, list(row.banned)] = -torch.inf
+            for job in row.jobs:
+                if job.request.choose_wait is not None:
+                    job.hidden = scores.states[line]
+            draws += [_Draw(line, row, jobs, row.banned) for jobs in _alike(row.jobs)]
+        parts: dict[Row, dict[Step, list[Job]]] = {draw.row: {} for draw in draws}
+        lines = logits if len(draws) == len(rows) else logits[[draw.line for draw in draws]]
+        while draws:
+            again: list[_Draw] = []
+            for k, (draw, token) in enumerate(zip(draws, _pick(draws, lines), strict=True)):
+                fates = self._offer(draw.jobs, token, lines[k], telling.get(draw.line))
+                for step, jobs in fates.items():
+                    if step.feed:
+                        parts[draw.row].setdefault(step, []).extend(jobs)
+                    else:
+                        again.append(_Draw(draw.line, draw.row, jobs, step.banned))
+            draws = again
+            if draws:  # refused, and masked: once more from the same scores
+                lines = logits[[draw.line for draw in draws]]
+                for k, draw in enumerate(draws):
+                    lines[k, list(draw.banned)] = -torch.inf
+        for row, ways in parts.items():
+            self._go_on(row, ways)
+
+    def _offer(
+        self, jobs: Sequence[Job], token: int, line: Tensor, told: Tensor | None
+    ) -> dict[Step, list[Job]]:
+        """Offer `token` to the machines of `jobs`; those that go on, by what is to be done. `told`: the
+        log-probabilities at this place."""
+        fates: dict[Step, list[Job]] = {}
+        for job in jobs:
+            state = job.state
+            place = len(state.ids)
+            try:
+                step = state.step(token, line if state.wants_scores else None)
+            except Exception as error:  # noqa: BLE001 - a caller's choose_wait may fail in any way
+                job.error = error
+                self._tell(job, error)
+                continue
+            if job.logprobs is not None and step.back:
+                del job.logprobs[len(state.ids) - (0 if _feeds_again(step) else len(step.feed)) :]
+            if told is not None and not step.back and len(state.ids) > place:
+                _note(job, told, place)
+            if step.done or (job.stream is not None and step.feed and self._stopped(job)):
+                self._finish(job)
+            else:
+                fates.setdefault(step, []).append(job)
+        return fates
+
+    def _go_on(self, row: Row, ways: dict[Step, list[Job]]) -> None:
+        """Part the requests of `row` by what their machines want next."""
+        if not ways:
+            row.jobs = []
+            self._table.drop(row)
+            return
+        # What stays keeps the whole row, so it should be what takes nothing back.
+        stays, *leave = sorted(ways.items(), key=lambda way: way[0].back)
+        for step, jobs in leave:
+            self._table.part(row, jobs, _back(step, jobs), step.banned)
+        step, row.jobs = stays
+        row.banned = step.banned
+        self._table.take_back(row, _back(step, row.jobs))
+
+    def _stopped(self, job: Job) -> bool:
+        """Stream what `job` has written; whether a stop string ended its answer."""
+        assert job.stream is not None
+        for piece in job.stream.push(job.state, job.logprobs):
+            self._tell(job, piece)
+        if job.stream.stopped is None or job.over:
+            return job.over
+        job.state.end()
+        return True
+
+    def _push(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.stream is not None:
+                self._stopped(job)
+
+    def _finish(self, job: Job, reason: FinishReason | None = None) -> None:
+        stream, state, progress = job.stream, job.state, job.state.progress
+        stop = None
+        if stream is not None:
+            for piece in [*stream.push(state, job.logprobs), *stream.finish()]:
+                self._tell(job, piece)
+            stop = stream.stopped
+        if job.over:
+            return
+        job.completion = Completion(
+            ids=tuple(state.ids),
+            forced=bytes(state.forced),
+            phases=bytes(state.phases),
+            finish_reason=reason or ("stop" if stop is not None else progress.finish_reason),
+            closed_by=progress.closed_by,
+            written=dict(progress.written),
+            by_force=dict(progress.forced),
+            refused=progress.refused,
+            waits=progress.waits,
+            stop=stop,
+            logprobs=tuple(job.logprobs or ()),
+        )
+        self._tell(job, job.completion)
+
+    def _tell(self, job: Job, news: Piece | Completion | BaseException) -> None:
+        if job.listen is None:
+            return
+        try:
+            job.listen(news)
+        except Exception as error:  # noqa: BLE001 - whatever a listener does, the other requests go on
+            job.listen = None
+            job.error = job.error or error
+
+    def _fail(self, error: Exception) -> None:
+        """The model failed: everything that was under way is over."""
+        rows = self._table.rows
+        for job in [*self._waiting, *(job for row in rows for job in _all_jobs(row))]:
+            if not job.over:
+                job.error = error
+                self._tell(job, error)
+        self._waiting.clear()
+        self._table.forget_over()
 
 
-def _completion(row: State) -> Completion:
-    progress = row.progress
-    return Completion(
-        ids=tuple(row.ids),
-        forced=bytes(row.forced),
-        phases=bytes(row.phases),
-        finish_reason=progress.finish_reason,
-        closed_by=progress.closed_by,
-        written=dict(progress.written),
-        by_force=dict(progress.forced),
-        refused=progress.refused,
-        waits=progress.waits,
-    )
+def _chosen_wait(job: Job, choose_wait: Callable[[Tensor, int], int]) -> int:
+    assert job.hidden is not None
+    return choose_wait(job.hidden, job.state.progress.waits)
+
+
+def _all_jobs(row: Row) -> list[Job]:
+    return [*row.jobs, *(job for child in row.parked for job in child.jobs)]
+
+
+def _by_opening(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Requests by what is forced first; those that sample at once come first."""
+    groups: dict[tuple[int, ...], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.state.opening, []).append(job)
+    return [groups[opening] for opening in sorted(groups, key=len)]
+
+
+def _alike(jobs: list[Job]) -> list[list[Job]]:
+    """Requests that will draw the same id: greedy ones, and those of equal sampling, seed and refusals."""
+    if len(jobs) == 1:
+        return [jobs]
+    groups: dict[tuple[Sampling, int, int] | None, list[Job]] = {}
+    for job in jobs:
+        sampling = job.request.sampling
+        key = None if sampling.greedy else (sampling, job.request.seed, job.state.progress.refused)
+        groups.setdefault(key, []).append(job)
+    return list(groups.values())
+
+
+def _pick(draws: Sequence[_Draw], lines: Tensor) -> list[int]:
+    """An id for each of `draws` from its line of `lines` (draws, vocabulary)."""
+    first = [draw.jobs[0] for draw in draws]
+    settings = [job.request.sampling for job in first]
+    u = np.zeros(len(draws))
+    if not all(one.greedy for one in settings):
+        u = uniforms(
+            [job.request.seed for job in first],
+            [len(job.state.ids) for job in first],
+            [job.state.progress.refused for job in first],
+        )
+    return choose(lines, settings, u)
+
+
+def _note(job: Job, told: Tensor, place: int) -> None:
+    """Write down the log-probability of the id at `place`, from `told` (vocabulary,), those of its place."""
+    if job.logprobs is None or place != len(job.logprobs):
+        return
+    token, count = job.state.ids[place], job.request.logprobs or 0
+    top: tuple[tuple[int, float], ...] = ()
+    if count:
+        values, ids = told.topk(min(count, len(told)))
+        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
+    job.logprobs.append(Logprob(token, float(told[token]), top))
+
+
+def _feeds_again(step: Step) -> bool:
+    """Whether the last id that stays is fed once more, because the scores after it are gone."""
+    return step.back > 0 and bool(step.banned)
+
+
+def _back(step: Step, jobs: Sequence[Job]) -> int:
+    """How many tokens to take back: one more than the machine asks where the log-probability is wanted of
+    what takes their place, so that the last id that stays is fed again."""
+    more = step.back > 0 and not _feeds_again(step) and any(job.logprobs is not None for job in jobs)
+    return step.back + more
+
+
+def _unusable(student: Student, ends: frozenset[int]) -> Tensor | None:
+    """Ids that must never be sampled: padding, unless it also ends replies, and rows of the embedding beyond
+    the tokenizer, which could not be decoded."""
+    tokenizer: Any = student.tokenizer
+    found = list(range(len(tokenizer), int(student.model.config.vocab_size)))
+    pad = tokenizer.pad_token_id
+    if pad is not None and pad not in ends:
+        found.append(pad)
+    return torch.tensor(found, device=student.model.device) if found else None
