@@ -31,6 +31,7 @@ from typing import Any, TypeGuard, TypeVar
 
 from tutelage.errors import TutelageError, UsageError
 from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Score, Turn
+from tutelage.serve.stream import shutting_down
 from tutelage.students.pretrained import Student
 from tutelage.students.template import markers, render_conversation
 from tutelage.think.engine import Completion, Engine, Job, Logprob, Piece, PromptTooLong, Request
@@ -113,7 +114,7 @@ class Local:
         """See `Source.aclose`."""
         self._closing = True
         for replies in list(self._open):
-            replies.fail(Refused(503, "the server is shutting down", code="shutting_down"))
+            replies.fail(shutting_down())
         await asyncio.to_thread(self._thread.join)
         self._reader.shutdown(wait=False)
 
@@ -128,7 +129,7 @@ class Local:
 
     def _admit(self, order: Order) -> None:
         if self._closing:
-            raise Refused(503, "the server is shutting down", code="shutting_down", retry_after=5)
+            raise shutting_down()
         most = self._max_batch + self._max_queue
         if order.n > most:
             raise Refused(400, f"n: {order.n} is more than the {most} replies that fit here", param="n")

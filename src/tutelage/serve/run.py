@@ -74,6 +74,8 @@ class _Server(uvicorn.Server):
         more = f"{running} requests under way have {wait} s to finish" if running else "nothing is under way"
         self._say(f"stopping: {more}")
         await super().shutdown(sockets)
+        if self.server_state.tasks:  # cancelled just now: they still have a word to say to their clients
+            await asyncio.wait(self.server_state.tasks, timeout=2.0)
         self._say("stopped")
 
 
@@ -103,6 +105,11 @@ def url_of(opened: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def _ours(record: logging.LogRecord) -> bool:
+    """Defects alone: what uvicorn says about starting and stopping is said here in other words."""
+    return record.levelno >= logging.ERROR and "graceful shutdown" not in record.getMessage()
+
+
 async def run(
     app: App, opened: socket.socket, *, ready: Callable[[], None], say: Say, grace: int = 10
 ) -> None:
@@ -113,7 +120,7 @@ async def run(
 
 def server(app: Any, *, ready: Callable[[], None], say: Say, grace: int) -> _Server:
     """The server that `run` runs."""
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    logging.getLogger("uvicorn.error").addFilter(_ours)
     config = uvicorn.Config(
         app,
         http=_Connection,

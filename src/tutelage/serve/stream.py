@@ -50,13 +50,18 @@ class Patience:
 PATIENCE = Patience()
 
 
+def shutting_down() -> Refused:
+    """What is told to those who are cancelled; nobody else cancels a request."""
+    return Refused(503, "the server is shutting down", code="shutting_down", retry_after=5)
+
+
 class Gone(Exception):
     """The client went away; nobody is left to answer."""
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
-    """What `work` gives; it is cancelled and Gone raised when the client hangs up first. The request's body
-    must have been read."""
+    """What `work` gives; it is cancelled and Gone raised when the client hangs up first, Refused when the
+    server shuts down. The request's body must have been read."""
     task = asyncio.create_task(work)
     gone = asyncio.create_task(_hung_up(receive))
     try:
@@ -64,6 +69,8 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Re
         if task.done():
             return task.result()
         raise Gone
+    except asyncio.CancelledError:
+        raise shutting_down() from None
     finally:
         await _end(task, gone)
 
@@ -118,12 +125,10 @@ class Stream:
                 work.result()
             else:
                 self._metrics.count("cancelled_total", why="stalled" if stalled else "gone")
-        except asyncio.CancelledError:  # the server is shutting down
+        except asyncio.CancelledError:  # an answer is wanted all the same, so this ends here
             await _end(work)
-            stopped = error_fields(Refused(503, "the server is shutting down"))
             with contextlib.suppress(TimeoutError, OSError):
-                await asyncio.wait_for(self._finish(send, event(stopped)), 1.0)
-            raise
+                await asyncio.wait_for(self._finish(send, event(error_fields(shutting_down()))), 1.0)
         finally:
             self._metrics.streams -= 1
             await _end(work)
