@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from talkers import Talker, questions, talking_solver
 
 from tutelage.errors import UsageError
 from tutelage.measure.at_k import majority_at_k
-from tutelage.think.vote import vote
+from tutelage.think.control import BudgetForcing
+from tutelage.think.methods import reply_seed, solve
+from tutelage.think.vote import RIGHT, BestOf, Score, ShortestOfCorrect, Vote, vote
 
 ANSWERS = st.lists(st.none() | st.sampled_from("abcd"), max_size=8)
 
@@ -83,3 +86,55 @@ def test_sums_do_not_depend_on_the_order():
 def test_weights_that_are_none_are_refused(weights):
     with pytest.raises(UsageError, match=r"vote: "):
         vote(["a", "b"], weights)
+
+
+def replies(*said):
+    """A model whose reply number i to problem p0 is said[i]."""
+    text = {reply_seed(0, "p0", i): each for i, each in enumerate(said)}
+    return talking_solver(Talker(lambda prompt, seed: text[seed]))
+
+
+def test_most_answers_win_and_the_first_of_them_is_shown():
+    solver = replies("a|7", "bb|8", "ccc|8", "dddd|7", "e|8")
+    outcome = Vote(5).run(solver, questions(1))[0]
+    assert (outcome.answer, outcome.picked) == ("8", 1)
+    assert outcome.thinking == (11, 0) and len(outcome.attempts) == 5
+
+
+def test_votes_over_budget_forced_replies():
+    solver = replies("aaaa|7", "bbbb|8", "cccc|8")
+    outcome = Vote(3, of=BudgetForcing(max_tokens=2)).run(solver, questions(1))[0]
+    assert outcome.thinking == (6, 0)
+    assert {attempt.completion.closed_by for attempt in outcome.attempts} == {"budget"}
+
+
+def test_a_weight_can_turn_the_vote():
+    heavy = Score("length", lambda problem, tried: [sum(a.completion.count("thinking")) ** 2 for a in tried])
+    solver = replies("a|8", "b|8", "ccccc|7")
+    plain, weighted = solve([(solver, Vote(3)), (solver, Vote(3, weight=heavy))], questions(1))
+    assert (plain[0].answer, weighted[0].answer) == ("8", "7")
+    assert Vote(3, weight=heavy).row() == {"of": "natural", "votes": 3, "score": "length", "oracle": False}
+
+
+def test_best_of_takes_the_best_reply_that_answers():
+    short = Score("short", lambda problem, tried: [-len(a.completion.ids) for a in tried])
+    outcome = BestOf(3, by=short).run(replies("aaa|7", "|", "b|8"), questions(1))[0]
+    assert outcome.answer == "8" and outcome.attempts[1].answer is None
+    none = BestOf(2, by=short).run(replies("a|", "b|"), questions(1))[0]
+    assert none.picked is None and none.thinking == (2, 0)
+
+
+def test_the_oracle_is_labelled_and_finds_the_shortest_right_reply():
+    solver = replies("aaa|7", "|8", "b|7", "c|7")
+    method = ShortestOfCorrect(4)
+    outcome = method.run(solver, questions(1, gold="7"))[0]
+    assert outcome.picked == 2 and method.oracle and method.row()["oracle"] is True
+    assert not Vote(4).oracle and BestOf(4, by=RIGHT).oracle
+    assert method.run(solver, questions(1, gold="5"))[0].picked is None
+
+
+@pytest.mark.parametrize("bad", [[1.0], [math.nan] * 3])
+def test_scores_that_are_none_are_refused(bad):
+    method = BestOf(3, by=Score("bad", lambda problem, tried: bad))
+    with pytest.raises(UsageError, match="bad"):
+        method.run(replies("a|7", "b|7", "c|7"), questions(1))

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem
-from tutelage.think.engine import Request
 from tutelage.think.methods import Method, Play, Single, Solver
 from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.request import Request
 
 S1_OPEN, S1_CLOSE = "<|im_start|>think", "<|im_start|>answer"
 """The markers of s1's models; those of most others are `<think>` and `</think>`."""

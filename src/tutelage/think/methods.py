@@ -21,8 +21,8 @@ from typing import Any, Protocol
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, stable_hash
-from tutelage.think.engine import Completion, Request
 from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.request import Completion, Request
 from tutelage.think.sampling import Sampling
 
 Progress = Callable[[int, int, str], None]

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem
-from tutelage.think.engine import Request
 from tutelage.think.machine import Machine, State, Step
 from tutelage.think.methods import Single, Solver
 from tutelage.think.policy import ThinkingPolicy
+from tutelage.think.request import Request
 from tutelage.think.segments import cap, interrupt
 from tutelage.tokens import decode_ids
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from tutelage.errors import UsageError
 from tutelage.records import Problem
 from tutelage.think.control import BudgetForcing
-from tutelage.think.engine import Request
 from tutelage.think.methods import Progress, Single, Solver, solve
+from tutelage.think.request import Request
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """What is tried as penalty: half the squared weights times this, beside the mean loss."""

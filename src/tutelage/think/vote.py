@@ -20,8 +20,8 @@ from typing import Any
 from tutelage.errors import UsageError
 from tutelage.records import Problem
 from tutelage.think.control import Natural
-from tutelage.think.engine import Completion
 from tutelage.think.methods import Attempt, Method, Play, Single, Solver
+from tutelage.think.request import Completion
 
 
 def vote(answers: Sequence[str | None], weights: Sequence[float] | None = None) -> int | None:
