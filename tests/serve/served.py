@@ -144,7 +144,7 @@ def serving(folder: Path, log: Path, *options: str, env: dict[str, str] | None =
         process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(env or {})})
     server = Server("127.0.0.1", port, folder.name, process, log)
     try:
-        wait_until(lambda: _healthy(server), 60, "the server is ready")
+        wait_until(lambda: _healthy(server), 120, "the server is ready")
         yield server
     finally:
         process.send_signal(signal.SIGINT)
