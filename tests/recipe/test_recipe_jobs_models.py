@@ -200,11 +200,14 @@ def test_a_sweep_has_a_point_for_every_setting_over_the_same_problems(lab: Path,
 
 
 def test_a_sweep_leaves_points_replies_lines_and_a_page_that_agree(lab: Path, tmp_path: Path) -> None:
-    swept(lab, tmp_path / "s", samples=2, temperature=0.8, vote_samples=None, vote_temperature=None)
+    own = {"samples": 2, "temperature": 0.8, "vote_samples": None, "vote_temperature": None}
+    swept(lab, tmp_path / "s", **own, methods=["rejection:8", "class-conditional:short"])
     rows = json.loads((tmp_path / "s/curve.json").read_text())
     points = pq.read_table(tmp_path / "s/points.parquet").to_pylist()
     assert [point["setting"] for point in points] == [row["setting"] for row in rows]
     assert [json.loads(point["ci95"]) for point in points] == [row["ci95"] for row in rows]
+    asked = {point["setting"]: json.loads(point["asked"]) for point in points}
+    assert asked["rejection: 8"] == 8 and asked["class-conditional: short"] == "short"
     replies = pq.read_table(tmp_path / "s/replies.parquet").to_pylist()
     for number, row in enumerate(rows):
         mine = [reply for reply in replies if reply["point"] == number]
@@ -213,7 +216,8 @@ def test_a_sweep_leaves_points_replies_lines_and_a_page_that_agree(lab: Path, tm
             assert row["accuracy"] == pytest.approx(sum(reply["correct"] for reply in mine) / 24)
             used = sum(reply["thinking_sampled"] + reply["thinking_forced"] for reply in mine)
             assert row["thinking_tokens_mean"] == pytest.approx(used / 24)
-            assert Counter(reply["closed_by"] for reply in mine) == row["closed_by"]
+            assert Counter(r["closed_by"] for r in mine if r["closed_by"]) == row["closed_by"]
+            assert row["replies"] == 24
             assert {(r["problem_id"], r["sample"]) for r in mine} == {
                 (reply["problem_id"], sample) for reply in replies for sample in (0, 1)
             }

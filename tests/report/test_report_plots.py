@@ -132,10 +132,13 @@ def test_votes_over_cut_thoughts_are_lines_of_their_own_in_the_part_of_the_cut()
     point = data["curve"][2]
     data["curve"] += [
         {**point, "method": "vote", "part": "capped", "votes": 4, "budget": b, "thinking_tokens_mean": 4 * b}
-        for b in (16, 32)
+        for b in (32, 2, 0)
     ]
     capped, extended, *_ = [parsed(each) for each in curve.panels(read_curve(data))]
     assert "majority vote of 4" in texts(capped, "name")
+    (line,) = [e.attrib["d"] for e in capped.iter("path") if e.attrib["class"].startswith("series m-vote")]
+    places = [float(place[1:]) for place in line.split()[::2]]
+    assert places == sorted(places)  # from few tokens to many, also from a budget of none
     assert "majority vote" in texts(extended, "name")
 
 

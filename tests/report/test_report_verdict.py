@@ -73,6 +73,12 @@ def test_waiting_that_only_hurts_stops_at_the_unforced_point() -> None:
     assert "shows no gain" in thinking(rows)
 
 
+def test_waiting_until_a_minimum_is_no_number_of_waits() -> None:
+    rows = [point(0, 0.5, "natural"), point(1, 0.6), point(2, 0.64)]
+    least = point(0, 0.9, waits=None, min_tokens=64)
+    assert waiting_stops([*rows, least]) == waiting_stops(rows) == rows[1]
+
+
 def test_one_setting_has_no_place_where_waiting_stops() -> None:
     assert waiting_stops([point(2, 0.5)]) is None
     assert waiting_stops([point(0, 0.5, "natural")]) is None

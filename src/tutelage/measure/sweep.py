@@ -139,6 +139,7 @@ def _point(arm: str, judged: Judged, planned: Planned, outcomes: Sequence[Outcom
         "ci95": [found.lo, found.hi],
         "n": n,
         "samples": right.shape[1],
+        "replies": len(replies),
         "thinking_tokens_mean": spent.mean,
         "thinking_tokens_ci95": [spent.lo, spent.hi],
         "thinking_sampled_mean": float(np.mean([reply.thinking_sampled for reply in replies])),

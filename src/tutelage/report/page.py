@@ -216,10 +216,9 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 def _replies(point: Point, count: float | None) -> str:
     """A count of replies and its share, "" where it was not told."""
-    total = sum(point.closed_by.values())
-    if count is None or not total:
+    if count is None or not point.replies:
         return ""
-    return f"{words.amount(count)} ({100 * count / total:.0f} %)"
+    return f"{words.amount(count)} ({100 * count / point.replies:.0f} %)"
 
 
 def _first_pair(comparisons: Sequence[Comparison]) -> list[tuple[str, str]]:

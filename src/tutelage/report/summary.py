@@ -65,7 +65,7 @@ class Point:
     """One setting of the thinking controls, on the line of that name. `part` is "natural" (unforced),
     "capped" (thinking cut short, or asked to be short) or "extended" (prolonged, or several attempts);
     `setting` says it in words. Tokens are per problem and sample; `closed_by`, `finished` and `empty` count
-    replies."""
+    `replies`, of which a method may stand by none."""
 
     arm: str
     method: str
@@ -90,6 +90,7 @@ class Point:
     closed_by: Mapping[str, float]
     finished: Mapping[str, float]
     empty: float | None
+    replies: float
 
     @property
     def series(self) -> tuple[str, str, str]:
@@ -104,7 +105,8 @@ class Point:
     @property
     def order(self) -> float:
         """Where it stands on its line."""
-        return self.waits or self.minimum or self.budget or self.votes or 0.0
+        settings = (self.waits, self.minimum, self.budget, self.votes)
+        return next((setting for setting in settings if setting is not None), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ def read_curve(summary: Mapping[str, Any]) -> list[Point]:
     """`curve`, in file order. Files of before the parts were told apart are read too."""
     points = []
     for where, row, ci in _measured(summary, "curve"):
+        closed_by = _counts(row, "closed_by", where)
+        replies = _maybe(row, "replies", where)
         method = _text(row, "method", where)
         usual = "natural" if method == "natural" else "extended" if method in _EXTENDED else "capped"
         points.append(
@@ -188,9 +192,10 @@ def read_curve(summary: Mapping[str, Any]) -> list[Point]:
                 tokens=_maybe(row, "thinking_tokens_mean", where),
                 tokens_sampled=_maybe(row, "thinking_sampled_mean", where),
                 tokens_forced=_maybe(row, "thinking_forced_mean", where),
-                closed_by=_counts(row, "closed_by", where),
+                closed_by=closed_by,
                 finished=_counts(row, "finished", where),
                 empty=_maybe(row, "empty", where),
+                replies=sum(closed_by.values()) if replies is None else replies,
             )
         )
     return points

@@ -74,11 +74,11 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
         _write_shown(folder / SHOWN, points)
         summary = {
             "title": f"{config.arm}: accuracy against thinking",
-            "curve": rows,
-            "analysis": [analysis],
+            "curve": [{**row, "seed": seed} for row in rows],
+            "analysis": [{**analysis, "seed": seed}],
             "settings": config.model_dump(mode="json", exclude={"kind", "model", "problems", "expected_s"}),
         }
-        render(summary, list(_reader(points, problems)), folder / PAGE)
+        render(summary, list(_reader(points, problems, seed)), folder / PAGE)
     highest = max(rows, key=lambda row: row["accuracy"])
     told = ("setting", "accuracy", "ci95", "thinking_tokens_mean")
     return {
@@ -116,15 +116,14 @@ def grid_of(config: stages.Sweep) -> Grid:
 
 
 def _points_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """One row per point; what is no plain value is JSON text."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    nested = {name for row in rows for name, value in row.items() if isinstance(value, Mapping | list)}
-    return pa.Table.from_pylist(
-        [
-            {name: json.dumps(row.get(name)) if name in nested else row.get(name) for name in names}
-            for row in rows
-        ]
-    )
+    """One row per point. A column that is not of one plain type (lists, or names beside numbers) is JSON
+    text."""
+    columns = {name: [row.get(name) for row in rows] for row in rows for name in row}
+    for name, values in columns.items():
+        kinds = {float if isinstance(value, int) else type(value) for value in values if value is not None}
+        if len(kinds) > 1 or kinds - {float, str}:
+            columns[name] = [json.dumps(value) for value in values]
+    return pa.table(columns)
 
 
 def _replies_table(arm: str, points: Sequence[Point]) -> pa.Table:
@@ -190,9 +189,9 @@ def _write_shown(folder: Path, points: Sequence[Point]) -> None:
             write_records(shown / VERDICTS, [verdict for _, verdict in pairs], Verdict)
 
 
-def _reader(points: Sequence[Point], problems: Sequence[Problem]) -> Iterator[dict[str, Any]]:
+def _reader(points: Sequence[Point], problems: Sequence[Problem], seed: int) -> Iterator[dict[str, Any]]:
     """The first sample of some problems at every point."""
     wanted, known = set(choose_shown(problems, _SHOWN_PROBLEMS)), by_id(problems)
     for point in points:
         first = [(trace, verdict) for trace, verdict in _kept(point) if trace.sample == 0]
-        yield from reader_rows(point.row["setting"], None, first, known, wanted)
+        yield from reader_rows(point.row["setting"], seed, first, known, wanted)
