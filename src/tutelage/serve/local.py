@@ -6,9 +6,9 @@ for a slow reader is at most the rest of its reply; a defect while decoding ends
 error, and the next order is served.
 Does not: speak HTTP, or queue fairly between clients.
 
-Pieces cross from the engine's thread to the event loop in batches, at most one every TICK seconds: waking the
-loop for each token would cost more than decoding it with a small model. What has come for one choice since
-the last batch is one piece, so a slow client gets fewer and longer ones.
+Pieces cross from the engine's thread to the event loop in batches, some of them a second: waking the loop for
+each token would cost more than decoding it with a small model. What has come for one choice since the last
+batch is one piece, so a slow client gets fewer and longer ones.
 
 Prompts are encoded in one further thread, with a copy of the tokenizer: a fast tokenizer holds whether it
 reads control tokens as such, so two that encode at once could let a user's text through as one.
@@ -39,7 +39,9 @@ from tutelage.think.sampling import Sampling
 from tutelage.tokens import decode_ids, encode_text
 
 Result = TypeVar("Result")
-TICK = 0.02
+# The loop is woken for news at most once in TICK seconds, less often the more replies are under way: so many
+# chunks a second in all, and no reply waits longer than SLOWEST.
+TICK, CHUNKS, SLOWEST = 0.02, 500, 0.1
 MAX_QUEUE = 1024
 log = logging.getLogger("tutelage.serve")
 News = tuple["_Replies", int, Piece | Completion | BaseException]
@@ -221,7 +223,8 @@ class Local:
 
     def _soon(self) -> None:
         late = self._loop.time() - self._delivered
-        self._loop.call_later(max(TICK - late, 0.0), self._deliver)
+        tick = min(max(TICK, self._live / CHUNKS), SLOWEST)
+        self._loop.call_later(max(tick - late, 0.0), self._deliver)
 
     def _deliver(self) -> None:
         self._told = False  # first, so that what comes from now on is told again
@@ -247,7 +250,7 @@ class _Replies:
         self.jobs: list[Job] = []
         self.began = time.monotonic()
         self._source, self._prompt_tokens = source, prompt_tokens
-        self._waiting: list[deque[Said | Ended]] = [deque() for _ in range(order.n)]
+        self._waiting: list[deque[Piece | Completion]] = [deque() for _ in range(order.n)]
         self._left = order.n
         self._failure: BaseException | None = None
         self._news = asyncio.Event()
@@ -260,23 +263,7 @@ class _Replies:
         if isinstance(item, BaseException):
             self.fail(item)
             return
-        waiting = self._waiting[index]
-        if isinstance(item, Completion):
-            waiting.append(self._ended(index, item))
-        else:
-            said = Said(
-                index, item.text, item.phase, item.forced, item.tokens, self._source.scores(item.logprobs)
-            )
-            before = waiting[-1] if waiting else None
-            if isinstance(before, Said) and (before.phase, before.forced) == (said.phase, said.forced):
-                waiting.pop()
-                said = replace(
-                    said,
-                    text=before.text + said.text,
-                    tokens=before.tokens + said.tokens,
-                    scores=before.scores + said.scores,
-                )
-            waiting.append(said)
+        self._waiting[index].append(item)
         self._news.set()
 
     def fail(self, failure: BaseException) -> None:
@@ -291,11 +278,9 @@ class _Replies:
 
     async def __anext__(self) -> Said | Ended:
         while not self._closed:
-            for waiting in self._waiting:
+            for index, waiting in enumerate(self._waiting):
                 if waiting:
-                    item = waiting.popleft()
-                    self._left -= isinstance(item, Ended)
-                    return item
+                    return self._next(index, waiting)
             if self._failure is not None:
                 raise self._failure
             if not self._left:
@@ -309,6 +294,24 @@ class _Replies:
             self._closed = True
             self._news.set()
             self._source.release(self)
+
+    def _next(self, index: int, waiting: deque[Piece | Completion]) -> Said | Ended:
+        """What waits first for choice `index`: as many pieces as belong together, or its end."""
+        first = waiting.popleft()
+        if isinstance(first, Completion):
+            self._left -= 1
+            return self._ended(index, first)
+        texts, tokens, logprobs = [first.text], first.tokens, list(first.logprobs)
+        while waiting:
+            more = waiting[0]
+            if isinstance(more, Completion) or (more.phase, more.forced) != (first.phase, first.forced):
+                break
+            waiting.popleft()
+            texts.append(more.text)
+            tokens += more.tokens
+            logprobs += more.logprobs
+        scores = self._source.scores(logprobs)
+        return Said(index, "".join(texts), first.phase, first.forced, tokens, scores)
 
     def _ended(self, index: int, completion: Completion) -> Ended:
         assert completion.finish_reason != "cancelled", "only aclose cancels, after which nothing is taken"
