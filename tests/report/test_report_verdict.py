@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from sample import summary
@@ -75,7 +76,7 @@ def test_waiting_that_only_hurts_stops_at_the_unforced_point() -> None:
 
 def test_waiting_until_a_minimum_is_no_number_of_waits() -> None:
     rows = [point(0, 0.5, "natural"), point(1, 0.6), point(2, 0.64)]
-    least = point(0, 0.9, waits=None, min_tokens=64)
+    least = replace(point(0, 0.9), waits=None, minimum=64.0)
     assert waiting_stops([*rows, least]) == waiting_stops(rows) == rows[1]
 
 
