@@ -110,6 +110,7 @@ def bounded(order: Order, thinking: Thinking, body: Body, limits: Sequence[str])
             f"{wanted} tokens of thinking{grace}{extra} leave no room for an answer within {name} {most}",
         )
     if not thinking.reserved:
-        room = most - wanted if wanted else most // 4
+        # Half of what is left: markers and the close text, of which only the source knows, need some too.
+        room = (most - wanted) // 2 if wanted else most // 4
         policy = replace(policy, answer_reserve=min(policy.answer_reserve, max(1, room)))
     return replace(order, policy=policy, max_new_tokens=most)
