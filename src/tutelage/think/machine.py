@@ -155,7 +155,8 @@ def build(
 class State:
     """One reply. `ids`, `phases` (indices into PHASES) and `forced` (0 or 1) run in step; `opening` are the
     ids forced before the first sampled one; `progress` holds the policy's counts; `finished`: no more steps.
-    `choose_wait` gives the index of the wait string for a refused close (None: in rotation)."""
+    `choose_wait` gives the index of the wait string for a refused close (None: in rotation); where it returns
+    None, the close is not refused after all, unless it comes before the minimum."""
 
     __slots__ = (
         "_answering",
@@ -185,7 +186,7 @@ class State:
         self.ids: list[int] = []
         self.phases = bytearray()
         self.forced = bytearray()
-        self.choose_wait: Callable[[], int] | None = None
+        self.choose_wait: Callable[[], int | None] | None = None
         self._append_only = append_only
         self._last_prompt_id = last_prompt_id
         self._close, self._end = machine.close, machine.end

@@ -31,7 +31,8 @@ class Request:
     `max_answer` bounds the sampled answer and `max_new_tokens` the whole reply, both None: as long as the
     context allows. `stop` strings end the answer; they are not looked for in thinking, nor in what is forced.
     `logprobs`: so many of the best ids beside each id's own log-probability, None: none of it. `choose_wait`:
-    (last hidden state (width,), waits so far) -> index into the policy's wait strings, for a refused close.
+    (last hidden state (width,), waits so far) -> index into the policy's wait strings, for a refused close;
+    None: let it close after all, unless it comes before the policy's minimum.
     `thinks` False: no markers, the whole reply is the answer, whatever the model's template says."""
 
     prompt_ids: tuple[int, ...]
@@ -42,7 +43,7 @@ class Request:
     max_new_tokens: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
-    choose_wait: Callable[[Tensor, int], int] | None = None
+    choose_wait: Callable[[Tensor, int], int | None] | None = None
     thinks: bool = True
 
     def __post_init__(self) -> None:

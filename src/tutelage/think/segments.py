@@ -204,7 +204,7 @@ def after_generate(
     stop: Stop,
     marker: int = 0,
     rest: Span | None = None,
-    choose_wait: Callable[[], int] | None = None,
+    choose_wait: Callable[[], int | None] | None = None,
     stays: bool = False,
 ) -> Progress:
     """Progress once a `Generate` segment has ended: `produced` tokens were kept, and the model attempted a
@@ -213,8 +213,8 @@ def after_generate(
 
     `marker`: how many tokens of the closing marker the model wrote in this segment, not counted in
     `produced`: on `close` those that completed it, else those it had begun with, and then `rest` is what is
-    still to be written of it. `choose_wait`: the index of the wait string for a refused close (None: in
-    rotation). `stays`: what was written of a refused marker cannot be taken back, and is thinking."""
+    still to be written of it. `choose_wait`: the index of the wait string for a refused close, None
+    to let it close after all where the minimum allows (without: in rotation). `stays`: what was written of a refused marker cannot be taken back, and is thinking."""
     phase: Phase = "answer" if progress.stage == "answer" else "thinking"
     new = replace(_wrote(progress, phase, produced), masked=False)
     if phase == "answer":
@@ -252,7 +252,7 @@ def _close_attempt(
     progress: Progress,
     stop: Stop,
     marker: int,
-    choose_wait: Callable[[], int] | None,
+    choose_wait: Callable[[], int | None] | None,
     stays: int,
 ) -> Progress:
     policy, most = script.policy, cap(script, progress)
@@ -264,11 +264,12 @@ def _close_attempt(
         if not waits_left:
             return replace(refused, masked=True)
         index = progress.waits if choose_wait is None else choose_wait()
-        index %= len(script.waits)
-        # A wait string must leave at least one token to go on with; otherwise it would only spoil the
-        # thought.
-        if refused.thinking + script.waits[index].tokens < most:
-            return replace(refused, stage="waiting", wait=index)
+        if index is not None:
+            index %= len(script.waits)
+            # A wait string must leave at least one token to go on with; otherwise it would only spoil the
+            # thought.
+            if refused.thinking + script.waits[index].tokens < most:
+                return replace(refused, stage="waiting", wait=index)
         if short:
             return replace(refused, masked=True)
     if stop == "close":  # the model wrote the marker itself
