@@ -143,20 +143,6 @@ def by_place(trace):
     return trace.problem_id, trace.sample
 
 
-@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, 0.95)])
-@pytest.mark.parametrize(
-    "earlier", [ThinkingPolicy(max_tokens=25), ThinkingPolicy(max_tokens=25, min_tokens=9, wait=" Hm")]
-)
-def test_going_on_from_earlier_replies_changes_nothing(sampling, earlier):
-    """For every budget, also above the earlier one, and also where the earlier policy refused closes."""
-    teacher = replace(HOT, sampling=sampling, samples=2)
-    source = decode(teacher, PROBLEMS, earlier)
-    assert any(reply.refused for reply in source) == (earlier.min_tokens > 0)
-    for budget in (0, 1, 2, 7, 24, 25, 40):
-        policy = ThinkingPolicy(max_tokens=budget, close_text="A")
-        assert decode(teacher, PROBLEMS, policy, replay=source) == decode(teacher, PROBLEMS, policy)
-
-
 def test_traces_survive_a_file(tmp_path):
     policy = replace(WAITING, wait=(" Wait", " Hm"))
     traces = list(local_sampler(HOT, policy)(PROBLEMS))

