@@ -1,18 +1,21 @@
 """Does it pay to pick the wait string? A classifier on the last state against fixed strings, in the lab.
 
     python benchmarks/strings.py [--run-dir runs/demo] [--train 800] [--test 500] [--closes 1 2]
+                                 [--temperature 0.7 --samples 4]
 
 The students are those of the recipe `lab` (arm `drafting`, one per seed), trained now where the run folder
-does not have them. For every number of refused closes, all orders of the strings are tried on fresh training
-problems, the classifier is fitted to them, and everything is measured on the recipe's test problems:
+does not have them. For every number of refused closes, everything that may be written at them is tried on
+fresh training problems, the classifiers are fitted to that, and all is measured on the recipe's test
+problems:
 
-    fixed      the same string at every refused close
-    rotation   the strings in turn (with one close: the first)
-    masked     nothing is written, the close is only refused
-    constant   the one order that was best on the training problems: what a picker without a look at the
-               state could learn
-    picked     the classifier's choice at every refused close
-    oracle     right if any order is right: an upper bound that looks at the gold answer
+    fixed       the same string at every refused close
+    rotation    the strings in turn (with one close: the first)
+    masked      nothing is written, the close is only refused
+    constant    the one order of strings that was best on the training problems: what a picker without a look
+                at the state could learn
+    picked      the classifier's choice at every refused close
+    oracle      right if any order is right: an upper bound that looks at the gold answer
+    ... / stop  the same, with one more option at each close: to let the model close
 
 Differences are paired over problems, with bootstrap intervals (95 %).
 """
@@ -20,11 +23,11 @@ Differences are paired over problems, with bootstrap intervals (95 %).
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +45,7 @@ from tutelage.students.pretrained import load_student
 from tutelage.think import Engine, Sampling, ThinkingPolicy
 from tutelage.think.control import BudgetForcing, Natural
 from tutelage.think.methods import Method, Outcome, Solver, solve
-from tutelage.think.strings import Sequenced, collect, fit
+from tutelage.think.strings import Order, Picker, Sequenced, collect, fit
 from tutelage.verify.cascade import judge
 
 ARM = "train-drafting"
@@ -76,21 +79,14 @@ def measured(
     }
 
 
-def orders(closes: int) -> list[tuple[int, ...]]:
-    """Every order of the strings over the refused closes."""
-    return list(itertools.product(range(len(STRINGS)), repeat=closes))
-
-
-def called(order: tuple[int, ...]) -> str:
+def called(order: Order) -> str:
     """An order as people read it."""
-    return ",".join(STRINGS[i].strip(". ") for i in order)
+    return ",".join([*(word.strip(". ") for word in STRINGS), "stop"][i] for i in order)
 
 
-def best_order(solver: Solver, problems: Sequence[Problem], closes: int) -> tuple[int, ...]:
-    """The order that ends right most often on `problems`; of equals the first."""
-    every = {called(order): Sequenced(STRINGS, order) for order in orders(closes)}
-    scores = measured(solver, every, problems)
-    return max(orders(closes), key=lambda order: scores[called(order)][0].mean())
+def plain(order: Order) -> bool:
+    """Whether all options of an order are strings."""
+    return len(STRINGS) not in order
 
 
 def experiment(
@@ -98,35 +94,36 @@ def experiment(
 ) -> dict[str, Any]:
     """All arms for one number of refused closes."""
     began = time.perf_counter()
-    picker = fit(collect(solver, training, STRINGS, closes), STRINGS)
-    constant = best_order(solver, training, closes)
+    learned = collect(solver, training, STRINGS, closes, may_close=True)
+    without = [replace(one, right={o: r for o, r in one.right.items() if plain(o)}) for one in learned]
+    pickers = {"picked": fit(without, STRINGS), "picked / stop": fit(learned, STRINGS)}
     if save is not None:
-        picker.save(save)
+        for name, picker in pickers.items():
+            picker.save(save / name.replace(" / ", "-"))
     methods: dict[str, Method] = {"natural": Natural()}
-    methods |= {
-        f"fixed {word.strip('. ')}": BudgetForcing(refuse_closes=closes, wait=word) for word in STRINGS
-    }
+    for word in STRINGS:
+        methods[f"fixed {word.strip('. ')}"] = BudgetForcing(refuse_closes=closes, wait=word)
     methods["rotation"] = BudgetForcing(refuse_closes=closes, wait=STRINGS)
     methods["masked"] = BudgetForcing(refuse_closes=closes)
-    methods[f"constant ({called(constant)})"] = Sequenced(STRINGS, constant)
-    picks = [dict.fromkeys((word.strip(". ") for word in STRINGS), 0) for _ in range(closes)]
-
-    def pick(state: torch.Tensor, waits: int) -> int:
-        index = picker(state, waits)
-        picks[waits][STRINGS[index].strip(". ")] += 1
-        return index
-
-    methods["picked"] = BudgetForcing(refuse_closes=closes, wait=STRINGS, choose_wait=pick)
-    every = {f"order {called(order)}": Sequenced(STRINGS, order) for order in orders(closes)}
-    found = measured(solver, methods | every, test)
-    tried = [found[name][0] for name in every]
-    found = {name: found[name] for name in methods}
-    found["oracle"] = (np.max(tried, axis=0), None)  # of no reply, so of no length
-    wait, own = found[f"fixed {STRINGS[0].strip('. ')}"][0], found["picked"][0]
+    for name, tried in (("constant", without), ("constant / stop", learned)):
+        best = max(tried[0].right, key=lambda order: sum(one.right[order] for one in tried))
+        methods[f"{name} ({called(best)})"] = Sequenced(STRINGS, best, closes)
+    picks: dict[str, list[Counter[str]]] = {}
+    for name, picker in pickers.items():
+        picks[name] = [Counter() for _ in range(closes)]
+        chooser = noting(picker, picks[name])
+        methods[name] = BudgetForcing(refuse_closes=closes, wait=STRINGS, choose_wait=chooser)
+    found = measured(solver, methods, test)
+    everything = collect(solver, test, STRINGS, closes, may_close=True)
+    for name, kept in (("oracle", plain), ("oracle / stop", lambda order: True)):
+        any_right = [any(ok for order, ok in one.right.items() if kept(order)) for one in everything]
+        # Of no reply in particular, so of no length.
+        found[name] = (np.array(any_right, dtype=float).reshape(-1, solver.samples), None)
+    rivals = {"minus_wait": f"fixed {STRINGS[0].strip('. ')}", "minus_picked": "picked"}
     return {
         "closes": closes,
-        "penalties": picker.penalties,
-        "examples": picker.examples,
+        "penalties": {name: picker.penalties for name, picker in pickers.items()},
+        "states": {name: picker.examples for name, picker in pickers.items()},
         "picks": picks,
         "seconds": time.perf_counter() - began,
         "rows": [
@@ -134,27 +131,41 @@ def experiment(
                 "arm": name,
                 **asdict(accuracy(scores)),
                 "thinking_tokens_mean": tokens,
-                "minus_wait": None if scores is wait else asdict(paired(scores, wait)),
-                "picked_minus_this": None if scores is own else asdict(paired(own, scores)),
+                **{
+                    label: None if name == rival else asdict(paired(scores, found[rival][0]))
+                    for label, rival in rivals.items()
+                },
             }
             for name, (scores, tokens) in found.items()
         ],
     }
 
 
+def noting(picker: Picker, counts: list[Counter[str]]) -> Callable[[torch.Tensor, int], int | None]:
+    """`picker`, with its choices counted by refused close."""
+
+    def choose(state: torch.Tensor, waits: int) -> int | None:
+        index = picker(state, waits)
+        counts[waits][called((len(STRINGS) if index is None else index,))] += 1
+        return index
+
+    return choose
+
+
 def show(title: str, result: dict[str, Any]) -> None:
     """One experiment as a table."""
     print(f"\n{title}, {result['closes']} refused closes; {result['seconds']:.0f} s")
-    print(f"picks by close: {result['picks']}; penalties {result['penalties']}")
-    print(f"  {'arm':22} {'accuracy':24} {'tokens':>6}  {'minus Wait':25} picked minus this")
+    for name, counts in result["picks"].items():
+        print(f"  {name}: {[dict(count) for count in counts]}, penalties {result['penalties'][name]}")
+    print(f"  {'arm':26} {'accuracy':22} {'tokens':>6}  {'minus Wait':25} minus picked")
     for row in result["rows"]:
         gaps = [
             f"{gap['mean']:+6.1%} [{gap['lo']:+.1%}, {gap['hi']:+.1%}]" if gap else ""
-            for gap in (row["minus_wait"], row["picked_minus_this"])
+            for gap in (row["minus_wait"], row["minus_picked"])
         ]
         share = f"{row['mean']:.1%} [{row['lo']:.1%}, {row['hi']:.1%}]"
         tokens = "" if row["thinking_tokens_mean"] is None else f"{row['thinking_tokens_mean']:.1f}"
-        print(f"  {row['arm']:22} {share:24} {tokens:>6}  {gaps[0]:25} {gaps[1]}")
+        print(f"  {row['arm']:26} {share:22} {tokens:>6}  {gaps[0]:25} {gaps[1]}")
 
 
 def main() -> None:

@@ -56,8 +56,8 @@ class BudgetForcing(Single):
     it.
 
     `refuse_closes` is s1's N: so many closes by the model become the `wait` string, or are masked where
-    `wait` is None. `choose_wait` picks among several wait strings (see `strings`); without it
-    they take turns."""
+    `wait` is None. `choose_wait` picks among several wait strings, or lets the model close (see `strings`);
+    without it they take turns."""
 
     max_tokens: int | None = None
     min_tokens: int = 0
@@ -65,7 +65,7 @@ class BudgetForcing(Single):
     wait: str | tuple[str, ...] | None = None
     max_waits: int | None = None
     close_text: str | None = None
-    choose_wait: Callable[[Tensor, int], int] | None = None
+    choose_wait: Callable[[Tensor, int], int | None] | None = None
 
     @property
     def name(self) -> str:
@@ -104,8 +104,8 @@ class BudgetForcing(Single):
 
     def check(self, solver: Solver) -> None:
         """Raises UsageError when the policy cannot be kept, or a chooser has nothing to choose from."""
-        if self.choose_wait is not None and not isinstance(self.wait, tuple):
-            raise UsageError("budget forcing: choose_wait picks among wait strings; give several as `wait`")
+        if self.choose_wait is not None and self.wait is None:
+            raise UsageError("budget forcing: choose_wait picks among wait strings; give them as `wait`")
         self.policy(solver)
 
     def request(self, solver: Solver, problem: Problem, attempt: int, **more: Any) -> Request:

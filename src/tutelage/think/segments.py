@@ -213,8 +213,9 @@ def after_generate(
 
     `marker`: how many tokens of the closing marker the model wrote in this segment, not counted in
     `produced`: on `close` those that completed it, else those it had begun with, and then `rest` is what is
-    still to be written of it. `choose_wait`: the index of the wait string for a refused close, None
-    to let it close after all where the minimum allows (without: in rotation). `stays`: what was written of a refused marker cannot be taken back, and is thinking."""
+    still to be written of it. `choose_wait`: the index of the wait string for a refused close, None to let it
+    close after all where the minimum allows (without `choose_wait`: in rotation). `stays`: what was written
+    of a refused marker cannot be taken back, and is thinking."""
     phase: Phase = "answer" if progress.stage == "answer" else "thinking"
     new = replace(_wrote(progress, phase, produced), masked=False)
     if phase == "answer":

@@ -1,11 +1,12 @@
-"""Which string to write where a close is refused, picked by a small classifier on the model's last state.
+"""What to write where a close is refused, picked by a small classifier on the model's last state.
 
-`collect` tries every string at every refused close and keeps the state that the model was in; `fit` learns
-from that which continuation ends right; the `Picker` is then a `choose_wait`.
+`collect` tries every option at every refused close and keeps the states that the model was in; `fit` learns
+from that which continuation ends right; the `Picker` is then a `choose_wait`. The options are wait strings
+and, if wanted, to let the model close after all.
 
-Promises: a logistic regression per refused close, one output per string (several strings may end right, or
-none), with the strength of its penalty chosen by cross-validation over problems; the same examples and seed
-give the same picker; it is saved as safetensors and JSON, so that nothing runs when it is opened.
+Promises: a logistic regression per refused close, one output per option (several may end right, or none),
+with the strength of its penalty chosen by cross-validation over problems; the same trials and seed give the
+same picker; it is saved as safetensors and JSON, so that nothing runs when it is opened.
 Does not: split problems into training and test (never fit on problems that are measured), or look at text.
 """
 
@@ -13,8 +14,9 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +40,37 @@ _WEIGHTS, _SETTINGS = "picker.safetensors", "picker.json"
 Floats = NDArray[np.float64]
 
 
+Order = tuple[int, ...]
+"""Options taken at successive refused closes: indices into the strings, or their number: let it close."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """The model's last state (width,) at the refused close number `close` of a reply to `problem_id`, and for
-    each string the share of the continuations that ended right (1 or 0 at the last close)."""
+class Tried:
+    """One reply to `problem_id` with every option tried at every refused close. `states` holds the model's
+    last state (width,) where the options of the key had been taken before and a close was to be refused;
+    `right` says of every complete order whether the reply ended right."""
 
     problem_id: str
-    close: int
-    state: Floats
-    right: tuple[float, ...]
+    sample: int
+    states: Mapping[Order, Floats]
+    right: Mapping[Order, bool]
+
+    def ends_right(self, taken: Order, picker: Callable[[Floats, int], int]) -> bool:
+        """Whether the reply ends right after the options `taken`, `picker` choosing the later ones."""
+        while taken not in self.right:
+            if taken not in self.states:  # no close was refused any more: what follows is the same for all
+                return next(right for order, right in self.right.items() if order[: len(taken)] == taken)
+            taken = (*taken, picker(self.states[taken], len(taken)))
+        return self.right[taken]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picker:
-    """A `choose_wait`: the index of the string that is likeliest to end right. `weights` (closes, strings,
-    width) act on states from which `mean` (closes, width) was taken, divided by `scale`; `bias` is (closes,
-    strings). Beyond the last close that was learned its weights are used again. `penalties` were chosen by
-    cross-validation on `examples` examples."""
+    """A `choose_wait`: the option that is likeliest to end right. `weights` (closes, options, width) act on
+    states from which `mean` (closes, width) was taken, divided by `scale`; `bias` is (closes, options). The
+    options are the strings and, where there is one more, to let the model close. Beyond the last close that
+    was learned its weights are used again. `penalties` were chosen by cross-validation on `examples` states.
+    """
 
     strings: tuple[str, ...]
     weights: Floats
@@ -64,12 +80,17 @@ class Picker:
     penalties: tuple[float, ...]
     examples: int
 
-    def __call__(self, state: Tensor, waits: int) -> int:
-        """The index of the string for `state` (width,) after `waits` waits."""
-        return int(self.logits(state.detach().double().cpu().numpy(), waits).argmax())
+    def __call__(self, state: Tensor, waits: int) -> int | None:
+        """The index of the string for `state` (width,) after `waits` waits, None to let the model close."""
+        option = self.option(state.detach().double().cpu().numpy(), waits)
+        return None if option == len(self.strings) else option
+
+    def option(self, state: Floats, close: int) -> int:
+        """The option with the best odds."""
+        return int(self.logits(state, close).argmax())
 
     def logits(self, states: Floats, close: int) -> Floats:
-        """The log-odds of ending right, (..., strings), for `states` (..., width) at that refused close.
+        """The log-odds of ending right, (..., options), for `states` (..., width) at that refused close.
 
         Raises UsageError for states of another model's width."""
         if states.shape[-1] != self.weights.shape[2]:
@@ -110,11 +131,13 @@ class Picker:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sequenced(Single):
-    """Budget forcing with a given string at each refused close: `order` holds indices into `strings`. `seen`
-    is told (problem id, attempt, close, state) at each of them."""
+    """Budget forcing with a given option at each of `closes` refused closes: `order` holds indices into
+    `strings`, or at its end their number: then the model may close. `seen` is told (problem id, attempt,
+    close, state) at each of them."""
 
     strings: tuple[str, ...]
-    order: tuple[int, ...]
+    order: Order
+    closes: int
     seen: Callable[[str, int, int, Tensor], None] | None = None
 
     @property
@@ -124,39 +147,30 @@ class Sequenced(Single):
 
     def row(self) -> dict[str, Any]:
         """The strings in their order."""
-        return {
-            "waits": len(self.order),
-            "wait": [self.strings[i] for i in self.order],
-            "chosen": "given",
-        }
+        words = [self.strings[i] for i in self.order if i < len(self.strings)]
+        return {"waits": len(words), "wait": words, "chosen": "given"}
 
     def request(self, solver: Solver, problem: Problem, attempt: int, **more: Any) -> Request:
         """The plain question."""
 
-        def choose(state: Tensor, waits: int) -> int:
+        def choose(state: Tensor, waits: int) -> int | None:
             if self.seen is not None:
                 self.seen(problem.id, attempt, waits, state)
-            return self.order[waits]
+            return None if self.order[waits] == len(self.strings) else self.order[waits]
 
-        forcing = BudgetForcing(refuse_closes=len(self.order), wait=self.strings, choose_wait=choose)
+        forcing = BudgetForcing(refuse_closes=self.closes, wait=self.strings, choose_wait=choose)
         return forcing.request(solver, problem, attempt, **more)
 
 
-@dataclass(slots=True)
-class _Notes:
-    """States by (problem, attempt, strings so far)."""
-
-    states: dict[tuple[str, int, tuple[int, ...]], Floats] = field(default_factory=dict)
-
-    def listen(self, order: tuple[int, ...]) -> Callable[[str, int, int, Tensor], None]:
-        """What `Sequenced` tells of its states."""
-
-        def seen(problem_id: str, attempt: int, close: int, state: Tensor) -> None:
-            key = (problem_id, attempt, order[:close])
-            if key not in self.states:
-                self.states[key] = state.detach().double().cpu().numpy()
-
-        return seen
+def orders(strings: int, closes: int, may_close: bool = False) -> list[Order]:
+    """Every complete order of options over `closes` refused closes; letting it close ends one."""
+    whole = list(itertools.product(range(strings), repeat=closes))
+    if not may_close:
+        return whole
+    shorter = [
+        order for length in range(closes) for order in itertools.product(range(strings), repeat=length)
+    ]
+    return [*whole, *((*order, strings) for order in shorter)]
 
 
 def collect(
@@ -164,78 +178,93 @@ def collect(
     problems: Sequence[Problem],
     strings: Sequence[str],
     closes: int = 1,
+    *,
+    may_close: bool = False,
     progress: Progress | None = None,
-) -> list[Example]:
-    """Examples from all orders of `strings` over the first `closes` refused closes: len(strings) ** closes
-    replies per problem and sample, which share what they write alike. A reply that closes less often, because
-    its budget ends, gives fewer examples.
+) -> list[Tried]:
+    """Every order of `strings` over the first `closes` refused closes, tried on every problem and sample
+    (`may_close`: also to let the model close, at each of them). The replies share what they write alike.
 
-    Raises UsageError where the solver has no verifier, or there are fewer than two strings."""
+    Raises UsageError where the solver has no verifier, or there is nothing to choose."""
     words = tuple(strings)
     if solver.verify is None:
         raise UsageError("picker: nothing tells which continuations are right; give the solver a verifier")
-    if len(set(words)) < 2 or closes < 1:
-        raise UsageError("picker: there is nothing to choose; give at least two strings and one close")
-    notes = _Notes()
-    orders = list(itertools.product(range(len(words)), repeat=closes))
-    tasks = [(solver, Sequenced(words, order, notes.listen(order))) for order in orders]
-    outcomes = solve(tasks, problems, progress)
-    flat = [(order, outcome) for order, mine in zip(orders, outcomes, strict=True) for outcome in mine]
-    rights = solver.verify(
+    if len(words) + may_close < 2 or not words or len(set(words)) < len(words) or closes < 1:
+        raise UsageError("picker: there is nothing to choose; give at least two options and one close")
+    states: dict[tuple[str, int], dict[Order, Floats]] = defaultdict(dict)
+
+    def listen(order: Order) -> Callable[[str, int, int, Tensor], None]:
+        def seen(problem_id: str, attempt: int, close: int, state: Tensor) -> None:
+            known = states[problem_id, attempt]
+            if order[:close] not in known:
+                known[order[:close]] = state.detach().double().cpu().numpy()
+
+        return seen
+
+    every = orders(len(words), closes, may_close)
+    outcomes = solve(
+        [(solver, Sequenced(words, each, closes, listen(each))) for each in every], problems, progress
+    )
+    flat = [(order, outcome) for order, mine in zip(every, outcomes, strict=True) for outcome in mine]
+    said = solver.verify(
         [outcome.problem for _, outcome in flat], [outcome.attempts[0].completion for _, outcome in flat]
     )
-    ended: dict[tuple[str, int, tuple[int, ...]], list[float]] = {}
-    for (order, outcome), right in zip(flat, rights, strict=True):
-        for close in range(closes):
-            key = (outcome.problem.id, outcome.sample, order[: close + 1])
-            ended.setdefault(key, []).append(float(right))
-    return [
-        Example(
-            problem_id,
-            len(before),
-            state,
-            tuple(float(np.mean(ended[problem_id, sample, (*before, i)])) for i in range(len(words))),
-        )
-        for (problem_id, sample, before), state in notes.states.items()
-    ]
+    right: dict[tuple[str, int], dict[Order, bool]] = defaultdict(dict)
+    for (order, outcome), ok in zip(flat, said, strict=True):
+        right[outcome.problem.id, outcome.sample][order] = bool(ok)
+    return [Tried(*key, states[key], ends) for key, ends in right.items()]
 
 
-def fit(examples: Sequence[Example], strings: Sequence[str], *, folds: int = 5, seed: int = 0) -> Picker:
-    """A picker among `strings`, one logistic regression per refused close that the examples know.
+def fit(tried: Sequence[Tried], strings: Sequence[str], *, folds: int = 5, seed: int = 0) -> Picker:
+    """A picker among `strings` (and letting the model close, where that was tried), one logistic regression
+    per refused close.
 
-    Loss: binary cross-entropy per string against the share that ended right, mean over examples and strings,
-    plus the penalty. The penalty is the one of PENALTIES with the least cross-validated loss, whole problems
-    being held out. Raises UsageError when a close has examples of fewer problems than there are folds."""
-    parts = []
-    for close in range(1 + max((example.close for example in examples), default=0)):
-        mine = [example for example in examples if example.close == close]
-        ids = sorted({example.problem_id for example in mine})
-        if len(ids) < folds:
+    From the last close backwards, an option counts as right where the reply ends right when the later options
+    are those of the regressions fitted before. Loss: binary cross-entropy, mean over states and options, plus
+    the penalty: the one of PENALTIES with the least loss in cross-validation, whole problems being held out.
+    Raises UsageError when a close was refused on fewer problems than there are folds."""
+    words = tuple(strings)
+    known = [order for one in tried for order in one.right]
+    closes = max(map(len, known), default=1)
+    options = len(words) + any(len(words) in order for order in known)
+    parts: list[tuple[Floats, Floats, Floats, Floats, float]] = []
+    examples = 0
+
+    def later(state: Floats, close: int) -> int:
+        weights, bias, mean, scale, _ = parts[closes - 1 - close]
+        return int(((state - mean) / scale @ weights.T + bias).argmax())
+
+    for close in reversed(range(closes)):
+        mine = [(one, taken) for one in tried for taken in one.states if len(taken) == close]
+        if len({one.problem_id for one, _ in mine}) < folds:
             raise UsageError(
-                f"picker: close {close} was refused on {len(ids)} problems, too few for {folds} folds; "
-                "collect on more problems"
+                f"picker: close {close} was refused on {len({one.problem_id for one, _ in mine})} problems, "
+                f"too few for {folds} folds; collect on more problems"
             )
-        states = np.stack([example.state for example in mine])
-        right = np.array([example.right for example in mine])
-        shuffled = np.random.default_rng(seed).permutation(len(ids))
-        fold_of = {ids[place]: number % folds for number, place in enumerate(shuffled)}
-        fold = np.array([fold_of[example.problem_id] for example in mine])
+        states = np.stack([one.states[taken] for one, taken in mine])
+        right = np.array(
+            [[float(one.ends_right((*taken, i), later)) for i in range(options)] for one, taken in mine]
+        )
+        fold = _folds([one.problem_id for one, _ in mine], folds, seed)
         losses = [
             np.mean([_held_out(states, right, fold == number, penalty) for number in range(folds)])
             for penalty in PENALTIES
         ]
         penalty = PENALTIES[int(np.argmin(losses))]
         parts.append((*_regress(states, right, penalty), penalty))
-    weights, bias, mean, scale, penalties = zip(*parts, strict=True)
+        examples += len(mine)
+    weights, bias, mean, scale, penalties = zip(*reversed(parts), strict=True)
     return Picker(
-        tuple(strings),
-        np.stack(weights),
-        np.stack(bias),
-        np.stack(mean),
-        np.stack(scale),
-        penalties,
-        len(examples),
+        words, np.stack(weights), np.stack(bias), np.stack(mean), np.stack(scale), penalties, examples
     )
+
+
+def _folds(problem_ids: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each state: whole problems, dealt out in a seeded order."""
+    ids = sorted(set(problem_ids))
+    dealt = np.random.default_rng(seed).permutation(len(ids))
+    fold_of = {ids[place]: number % folds for number, place in enumerate(dealt)}
+    return np.array([fold_of[each] for each in problem_ids])
 
 
 def _held_out(states: Floats, right: Floats, held: NDArray[np.bool_], penalty: float) -> float:
@@ -247,7 +276,7 @@ def _held_out(states: Floats, right: Floats, held: NDArray[np.bool_], penalty: f
 
 
 def _regress(states: Floats, right: Floats, penalty: float) -> tuple[Floats, Floats, Floats, Floats]:
-    """(weights (strings, width), bias (strings,), mean (width,), scale (width,)); the bias has no penalty."""
+    """(weights (options, width), bias (options,), mean (width,), scale (width,)); the bias has no penalty."""
     mean, scale = states.mean(axis=0), states.std(axis=0)
     scale = np.where(scale > 1e-6, scale, 1.0)  # a feature that never varies says nothing
     x, y = torch.from_numpy((states - mean) / scale), torch.from_numpy(right)
