@@ -163,15 +163,21 @@ class Site:
 
 @contextmanager
 def site(source: Any, *, rules: Rules | None = None, grace: int = 2, **options: Any) -> Iterator[Site]:
-    """`source` served on a free port, in a thread, until the block ends."""
+    """`source` (or what the coroutine function `source` makes on the server's loop) served on a free port, in
+    a thread, until the block ends."""
     opened = listen("127.0.0.1", 0)
-    ready, lines = threading.Event(), []
-    app = build_app(source, rules or Rules(), **options)
-    running = server(app, ready=ready.set, say=lines.append, grace=grace)
-    thread = threading.Thread(target=running.run, kwargs={"sockets": [opened]})
+    ready, lines, running = threading.Event(), [], []
+
+    async def serve() -> None:
+        made = await source() if callable(source) else source
+        app = build_app(made, rules or Rules(), **options)
+        running.append(server(app, ready=ready.set, say=lines.append, grace=grace))
+        await running[0].serve(sockets=[opened])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
 
     def stop() -> None:
-        running.should_exit = True
+        running[0].should_exit = True
         thread.join(20)
         assert not thread.is_alive(), "the server did not stop"
 

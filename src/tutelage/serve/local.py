@@ -92,7 +92,7 @@ class Local:
 
     async def tokenize(self, prompt: tuple[Turn, ...] | str) -> tuple[int, ...]:
         """See `Source.tokenize`."""
-        return await self._in_reader(self._prompt, prompt, True)
+        return await self._in_reader(self._prompt, prompt, _is_chat(prompt))
 
     async def detokenize(self, ids: tuple[int, ...]) -> str:
         """See `Source.detokenize`."""
@@ -209,7 +209,7 @@ class Local:
         while not self._closing:
             try:
                 if not self._engine.step():
-                    self._engine.wait(0.5)
+                    self._engine.wait(0.1)
             except Exception:  # the engine has told everybody whose reply this ended
                 log.exception("a defect while decoding")
 
