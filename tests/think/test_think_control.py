@@ -218,6 +218,6 @@ def test_impossible_methods_are_refused(build, names):
 
 
 def test_a_chooser_needs_a_choice():
-    method = BudgetForcing(refuse_closes=1, wait="Wait", choose_wait=lambda state, waits: 0)
-    with pytest.raises(UsageError, match="several"):
+    method = BudgetForcing(refuse_closes=1, choose_wait=lambda state, waits: 0)
+    with pytest.raises(UsageError, match="give them as `wait`"):
         one(method, "t|7")
