@@ -8,8 +8,9 @@ vote.
 
 Source: Muennighoff et al. 2025, "s1: Simple test-time scaling", section 3 and appendix D. Differences:
 budgets hold for the whole turn, forced text included, where s1 gives each continuation the full budget
-again; a wait string is written only where at least one token of thinking fits behind it; a rejected try stops
-at the first token beyond the limit and still writes its answer, which is thrown away and counted.
+again; no line break is put before s1's closing marker, which begins with a control token; a wait string is
+written only where at least one token of thinking fits behind it; a rejected try stops at the first token
+beyond the limit and still writes its answer, which is thrown away and counted.
 """
 
 from __future__ import annotations
