@@ -307,5 +307,14 @@ def test_a_policy_is_compiled_with_the_markers_of_the_template():
         ThinkingPolicy(min_tokens=1).compile(tokenizer, Template(thinking=False))
 
 
+def test_a_text_that_the_tokenizer_cannot_write_is_refused():
+    for policy in (
+        ThinkingPolicy(refuse_closes=1, wait="Hedgehog"),
+        ThinkingPolicy(max_tokens=4, close_text="Hedgehog"),
+    ):
+        with pytest.raises(UsageError, match="no tokens for 'Hedgehog'"):
+            policy.compile(build_tokenizer())
+
+
 def test_the_example_in_the_documentation_is_true():
     assert doctest.testmod(tutelage.think.machine).failed == 0
