@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.serve.source import Ended, Order, Refused, Said, Turn
+from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Turn
 from tutelage.serve.upstream_http import Http
 from tutelage.serve.upstream_kinds import Ask, Kind, meet
 from tutelage.serve.upstream_play import Reply
@@ -53,6 +53,7 @@ class Upstream:
         idle: float = IDLE,
     ) -> None:
         self.model = model or ""
+        self.thinks = True  # whether a prompt leaves thinking to the reply is seen when it is rendered
         self.context = context or 0
         self._url, self._key, self._kind_name, self._idle = url, key, kind, idle
         self._tokenizer = tokenizer
@@ -100,7 +101,7 @@ class Upstream:
                 "and 1 were asked for, so its replies cannot be continued; use a newer version"
             )
 
-    async def open(self, order: Order) -> AsyncIterator[Said | Ended]:
+    async def open(self, order: Order) -> Replies:
         """See `Source.open`."""
         kind = self._met()
         self._check(order)
