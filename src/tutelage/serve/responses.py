@@ -187,7 +187,7 @@ class Response:
         if name is None:
             return b""
         part = self._part(name, choice)
-        more = {"logprobs": []} if name == "message" else {}
+        more: dict[str, Any] = {"logprobs": []} if name == "message" else {}
         told = self._part_event(f"{_PARTS[name]}.done", text=part["text"], **more)
         told += self._part_event("content_part.done", part=part)
         return told + self._event("output_item.done", output_index=self._index, item=self._item(name, choice))
