@@ -157,7 +157,7 @@ def show(title: str, result: dict[str, Any]) -> None:
     print(f"\n{title}, {result['closes']} refused closes; {result['seconds']:.0f} s")
     for name, counts in result["picks"].items():
         print(f"  {name}: {[dict(count) for count in counts]}, penalties {result['penalties'][name]}")
-    print(f"  {'arm':26} {'accuracy':22} {'tokens':>6}  {'minus Wait':25} minus picked")
+    print(f"  {'arm':28} {'accuracy':22} {'tokens':>6}  {'minus Wait':25} minus picked")
     for row in result["rows"]:
         gaps = [
             f"{gap['mean']:+6.1%} [{gap['lo']:+.1%}, {gap['hi']:+.1%}]" if gap else ""
@@ -165,7 +165,7 @@ def show(title: str, result: dict[str, Any]) -> None:
         ]
         share = f"{row['mean']:.1%} [{row['lo']:.1%}, {row['hi']:.1%}]"
         tokens = "" if row["thinking_tokens_mean"] is None else f"{row['thinking_tokens_mean']:.1f}"
-        print(f"  {row['arm']:26} {share:22} {tokens:>6}  {gaps[0]:25} {gaps[1]}")
+        print(f"  {row['arm']:28} {share:22} {tokens:>6}  {gaps[0]:25} {gaps[1]}")
 
 
 def main() -> None:
