@@ -37,6 +37,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/collect.py --requests 100000 --rounds 1
 	$(BIN)/python benchmarks/crash.py
+	$(BIN)/python benchmarks/serve.py
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
 else
