@@ -264,3 +264,18 @@ def test_the_whole_server_over_the_model():
             "context_length_exceeded"
         )
         assert served.metric("thinking_tokens_total") == 24 and served.metric("rows") == 0
+
+
+def test_a_model_without_thinking_answers_and_says_so():
+    async def work() -> Any:
+        source = Local(tiny_student(seed=3, thinking=False), name="plain")
+        replies = [
+            await read(source, Order(QUESTION, policy, temperature=0.0, max_new_tokens=9))
+            for policy in (ThinkingPolicy(), ThinkingPolicy(max_tokens=0))
+        ]
+        await source.aclose()
+        return source.thinks, replies
+
+    thinks, (first, second) = asyncio.run(work())
+    assert not thinks and first == second
+    assert first[0][0] == "" and first[0][2].closed_by == "none"

@@ -139,3 +139,19 @@ def test_many_streams_are_all_served():
             pieces = [json.loads(line)["choices"][0]["delta"].get("content", "") for line in lines]
             assert "".join(pieces) == expected
             client.close()
+
+
+def test_a_head_that_does_not_come_is_given_up_and_an_idle_connection_kept(monkeypatch):
+    monkeypatch.setattr("tutelage.serve.run.HEADER_SECONDS", 0.3)
+    with site(Scripted()) as served:
+        slow = socket.create_connection((served.host, served.port), timeout=10)
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+        kept = socket.create_connection((served.host, served.port), timeout=10)
+        ask = f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
+        kept.sendall(ask)
+        assert kept.recv(9) == b"HTTP/1.1 "
+        assert slow.recv(1) == b""
+        time.sleep(0.2)
+        kept.recv(4096)  # the rest of the first answer
+        kept.sendall(ask)
+        assert kept.recv(12) == b"HTTP/1.1 200"
