@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ WANTED = 0.10
 @dataclass(frozen=True)
 class Load:
     """A model and what it is asked: `streams` requests at once, each with `thinking` tokens of thought.
-    `threads` of torch on both sides, 0 for all cores (a model as small as the lab's is slower with two)."""
+    `threads` of torch on both sides, 0: all cores (a model as small as the lab's is slower with two)."""
 
     name: str
     dtype: str
@@ -104,7 +105,9 @@ def bare(model: str, load: Load) -> None:
 @contextmanager
 def bare_engine(model: str, load: Load) -> Iterator[subprocess.Popen[str]]:
     """A process with the bare engine, loaded and waiting."""
-    command = [sys.executable, __file__, "--bare", model, "--load", str(LOADS.index(load))]
+    number = [each.name for each in LOADS].index(load.name)
+    command = [sys.executable, __file__, "--bare", model, "--load", str(number)]
+    command += ["--threads", str(load.threads)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin and process.stdout
     try:
@@ -271,20 +274,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--clients", type=int, default=200)
     parser.add_argument("--only", choices=["lab", "smollm2", "crowd"])
+    parser.add_argument("--threads", type=int, help="of torch, both sides  [default: each model's own]")
     parser.add_argument("--bare", default="", help="the bare engine alone, on this model")
     parser.add_argument("--load", type=int, default=0)
     options = parser.parse_args(arguments)
+    # The default would leave the processes that were started behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    loads = LOADS
+    if options.threads is not None:
+        loads = tuple(replace(load, threads=options.threads) for load in LOADS)
     if options.bare:
-        bare(options.bare, LOADS[options.load])
+        bare(options.bare, loads[options.load])
         return
     if options.only in (None, "lab"):
-        overhead(str(LAB), LOADS[0], options.rounds)
+        overhead(str(LAB), loads[0], options.rounds)
     if options.only in (None, "smollm2"):
         from tutelage.students.pretrained import convert_student
 
         with tempfile.TemporaryDirectory() as folder:
             model = convert_student(SMOLLM2, Path(folder) / "smollm2", dtype="bfloat16")
-            overhead(str(model), LOADS[1], options.rounds)
+            overhead(str(model), loads[1], options.rounds)
     if options.only in (None, "crowd"):
         crowd(str(LAB), options.clients, 128)
         crowd(str(LAB), options.clients, 128, "--max-batch", str(options.clients))

@@ -35,5 +35,5 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def survives(server: Server) -> Iterator[None]:
     """The test ends with a good request, and with no row left behind."""
     yield
-    wait_until(lambda: server.rows() == 0, 10, "every row is free again")
+    wait_until(lambda: server.rows() == 0, 30, "every row is free again")
     server.serves()

@@ -127,7 +127,7 @@ def test_stop_strings_of_a_megabyte(server: Server) -> None:
     for stop in (["x" * 2**20], ["é" * 2**19, "y" * 2**20]):
         began = time.monotonic()
         reply = server.ask(stop=stop)
-        assert reply.status in (200, 400) and time.monotonic() - began < 10
+        assert reply.status in (200, 400) and time.monotonic() - began < 30
         if reply.status == 400:
             assert reply.error["param"] == "stop"
 

