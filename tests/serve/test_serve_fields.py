@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
-from tutelage.serve.fields import default_efforts, read_efforts, split_model, thinking
+from tutelage.serve.efforts import default_efforts, read_efforts
+from tutelage.serve.fields import split_model, thinking
 from tutelage.serve.source import Refused
 from tutelage.think.policy import ThinkingPolicy
 
@@ -97,7 +98,7 @@ def test_effort_words_are_budgets_of_the_model():
 def test_effort_words_can_be_set_and_wrong_settings_are_named():
     assert read_efforts(["low=256,high=-1", "max=9"], 4096)["low"] == 256
     assert thinking({"reasoning_effort": "high"}, {}, {"high": -1}).policy.max_tokens is None
-    for wrong in ("heroic=1", "low", "low=", "low=-2", "low=many"):
+    for wrong in ("heroic=1", "low", "low=", "low=-2", "low=many", "low=²"):
         with pytest.raises(UsageError, match="--effort"):
             read_efforts([wrong], 4096)
 

@@ -20,7 +20,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from tutelage.errors import TutelageError
 from tutelage.serve import chat, completions, responses
 from tutelage.serve.body import Body, bad, flag, parse, shown, text
-from tutelage.serve.fields import Thinking, default_efforts, split_model, thinking
+from tutelage.serve.efforts import default_efforts
+from tutelage.serve.fields import Thinking, split_model, thinking
 from tutelage.serve.metrics import Metrics
 from tutelage.serve.reply import Choice, Kind, error_fields
 from tutelage.serve.several import open_all

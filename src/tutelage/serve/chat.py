@@ -184,12 +184,13 @@ class Chat:
         return {"reasoning_content": text, "reasoning": text}
 
     def _logprobs(self, scores: Sequence[Score]) -> dict[str, Any] | None:
-        """OpenAI's shape; `bytes` are those of the token's text alone."""
+        """OpenAI's shape; `bytes` are those of the token's text, null where it is part of a character."""
         if self.order.logprobs is None:
             return None
 
         def one(text: str, logprob: float) -> dict[str, Any]:
-            return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
+            known = None if "\N{REPLACEMENT CHARACTER}" in text else list(text.encode())
+            return {"token": text, "logprob": logprob, "bytes": known}
 
         content = [
             {**one(score.text, score.logprob), "top_logprobs": [one(*other) for other in score.top]}

@@ -17,30 +17,20 @@ fields: `name@think=256,min=64,wait=Wait|Hmm,refuse=2`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tutelage.errors import UsageError
 from tutelage.serve.body import Body, bad, flag, shown, table, text, whole
+from tutelage.serve.efforts import UNLIMITED
 from tutelage.serve.source import Refused
 from tutelage.think.policy import ThinkingPolicy
 
-UNLIMITED = -1
 _MOST = 10**9
 _LONGEST_TEXT = 1000
 Show = Literal["split", "tags", "hide"]
 
-# The budgets that harnesses publish for the words, and the share of the context that they may take of a small
-# model's.
-_EFFORTS = {
-    "minimal": (2048, 1 / 16),
-    "low": (4096, 1 / 8),
-    "medium": (10000, 1 / 4),
-    "high": (16000, 1 / 2),
-    "xhigh": (32000, 3 / 4),
-    "max": (32000, 3 / 4),
-}
 _SUFFIX = ("think", "min", "wait", "refuse", "waits", "close", "grace", "reserve")
 # Words in a field's name that make it look like a control of thinking.
 _SUSPECT = ("think", "reason", "budget", "effort")
@@ -64,24 +54,6 @@ class Thinking:
     def name(self, control: str) -> str:
         """The field that the client used for `control`."""
         return self.blame.get(control, control)
-
-
-def default_efforts(context: int) -> dict[str, int]:
-    """Budget of each effort word for a model with `context` tokens."""
-    return {"none": 0, **{word: min(most, int(share * context)) for word, (most, share) in _EFFORTS.items()}}
-
-
-def read_efforts(settings: Sequence[str], context: int) -> dict[str, int]:
-    """The table of effort words with `word=budget` settings. Raises UsageError for one that is not so."""
-    efforts = default_efforts(context)
-    for setting in settings:
-        for item in setting.split(","):
-            word, _, value = item.strip().partition("=")
-            if word not in efforts or not value.removeprefix("-").isdigit() or int(value) < UNLIMITED:
-                known = ", ".join(efforts)
-                raise UsageError(f"--effort {item!r}: write WORD=TOKENS (-1: no limit) with one of {known}")
-            efforts[word] = int(value)
-    return efforts
 
 
 def split_model(asked: str | None, model: str) -> dict[str, str]:

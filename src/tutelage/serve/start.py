@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tutelage.errors import UsageError
 from tutelage.serve.app import build_app
-from tutelage.serve.fields import read_efforts
+from tutelage.serve.efforts import read_efforts
 from tutelage.serve.gate import Rules
 from tutelage.serve.run import listen, run, url_of
 from tutelage.serve.source import Source
