@@ -70,8 +70,12 @@ class Grid:
             values = getattr(self, name)
             if len(set(values)) < len(values) or any(value < (name == "votes") for value in values):
                 raise UsageError(f"{name}: {list(values)}; write different whole numbers, none negative")
-        if len(set(self.strings)) < len(self.strings) or not self.strings:
-            raise UsageError("wait strings: write at least one, and each one once")
+        named = {None if string is None else string.strip() for string in self.strings}
+        if len(named) < len(self.strings) or not self.strings:
+            raise UsageError(
+                "wait strings: write at least one, and each once; those that differ in white space alone "
+                "share a name, so sweep them apart"
+            )
         if self.samples < 1 or (self.samples > 1 and self.temperature <= 0):
             raise UsageError(
                 f"samples: {self.samples} greedy replies to a question are all the same; set a temperature"
