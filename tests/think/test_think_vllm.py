@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from vllm_loop import FirstRunner, Job, SecondRunner, config, params
+from vllm_loop import BatchUpdate, FirstRunner, Job, Move, SecondRunner, config, params
 
 from tinymodel import byte_tokenizer, tiny_student
 from tutelage.errors import UsageError
@@ -183,6 +183,39 @@ def test_the_thinking_is_that_of_our_engine_id_for_id(folder: Path, version: int
         thought = [i for i, phase in enumerate(reply.phases) if PHASES[phase] in ("thinking", "close")]
         assert output[: len(thought)] == list(reply.ids[: len(thought)])
         assert len(thought) >= 12
+
+
+def eager(ids: Sequence[int]) -> Tensor:
+    """Scores of a model that would always close, and else writes 7."""
+    scores = torch.zeros(len(TOKENIZER))
+    scores[CLOSE], scores[7] = 5.0, 4.0
+    return scores
+
+
+@pytest.mark.parametrize("readded_first", [False, True])
+def test_what_left_the_batch_without_a_word_is_remembered(folder: Path, readded_first: bool) -> None:
+    """vLLM does not list a removed row that another one moved onto, or that was added in its place. A close
+    that was masked leaves no sign in the ids, so only the state knows that it was refused."""
+    processor = ThinkingProcessorV1(config(folder, CONTEXT), "cpu", False)
+    extra = params({"thinking_refuse_closes": 1})
+    outputs: list[list[int]] = [[], [], []]
+
+    def step(*rows: int, added: Sequence[tuple[int, int]] = (), moved: Any = ()) -> None:
+        told = [(place, extra, [i, *PROMPT], outputs[i]) for place, i in added]
+        processor.update_state(BatchUpdate(len(rows), [], told, moved) if told or moved else None)
+        logits = processor.apply(torch.stack([eager(()) for _ in rows]))
+        for row, i in enumerate(rows):
+            outputs[i].append(int(logits[row].argmax()))
+
+    step(0, 1, added=[(0, 0), (1, 1)])
+    assert outputs == [[7], [7], []]
+    if readded_first:  # the first one comes back behind the one that is added in its place
+        step(2, 1, 0, added=[(2, 0), (0, 2)])
+        assert outputs == [[7, CLOSE], [7, CLOSE], [7]]
+    else:
+        step(1, moved=[(1, 0, Move.UNIDIRECTIONAL)])
+        step(1, 0, added=[(1, 0)])
+        assert outputs[0] == [7, CLOSE]
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -157,6 +157,8 @@ class FirstRunner(Loop):
             if hole != last and self.rows[last] is not None:
                 self.rows[hole] = self.rows[last]
                 moved.append((last, hole, Move.UNIDIRECTIONAL))
+                if hole in removed:  # of what stood there, nothing else is said
+                    removed.remove(hole)
             self.rows.pop()
         if len(self.rows) > 1 and self.happens(0.3):
             assert self.chaos is not None

@@ -150,7 +150,8 @@ class ThinkingProcessorV1(_Processor, _V1):  # type: ignore[misc]
             self._rows.park(self._at.pop(index, None))
         for index, params, prompt, output in batch_update.added:
             self._rows.park(self._at.pop(index, None))
-            row = self._rows.begin(params, prompt, output)
+            # One that was preempted may come back before what took its old place is told.
+            row = self._rows.begin(params, prompt, output, self._at.values())
             if row is not None:
                 row.output = output  # vLLM's own list: it grows
                 self._at[index] = row
@@ -158,7 +159,9 @@ class ThinkingProcessorV1(_Processor, _V1):  # type: ignore[misc]
             one, other = self._at.pop(first, None), self._at.pop(second, None)
             if one is not None:
                 self._at[second] = one
-            if other is not None and way.name == "SWAP":
+            if way.name != "SWAP":
+                self._rows.park(other)  # it was removed, and this is all that is said about it
+            elif other is not None:
                 self._at[first] = other
 
     def apply(self, logits: Tensor) -> Tensor:
