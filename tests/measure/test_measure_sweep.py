@@ -118,6 +118,25 @@ def test_everything_is_decoded_in_one_go():
     assert engine.calls == 1
 
 
+def test_a_curve_costs_one_long_thought_and_its_answers():
+    """Closes are masked, so that every thought is as long as its budget. Fed to the model: the longest
+    thought, and per budget the marker (1 id), the close text (1) and the answer but for its last id."""
+    budgets = tuple(range(16, 129, 16))
+    policy = ThinkingPolicy(max_tokens=128, refuse_closes=999, close_text="A", answer_reserve=6)
+    together = Engine(STUDENT)
+    points = swept(Grid(policy, budgets=budgets), engine=together)
+    assert [point.row["thinking_tokens_mean"] for point in points[1:]] == list(budgets)
+    answers = [reply.tokens - reply.thinking_sampled for point in points[1:] for reply in point.replies]
+    least = len(PROBLEMS) * budgets[-1] + sum(answers) - len(answers)
+    assert least <= together.stats.decoded <= 1.05 * least
+    apart = 0
+    for budget in budgets:
+        engine = Engine(STUDENT)
+        swept(Grid(replace(policy, max_tokens=budget)), engine=engine)
+        apart += engine.stats.decoded
+    assert apart >= 3 * together.stats.decoded
+
+
 def test_budgets_bind_and_censoring_is_counted():
     made = {p.row["budget"]: p.row for p in POINTS if p.row["method"] == "budget"}
     assert made[0]["thinking_tokens_mean"] == 0 and made[0]["closed_by"] == {"budget": 8}
