@@ -222,6 +222,41 @@ def test_plain_completions(client: openai.OpenAI, server: Server) -> None:
     assert [c.index for c in both.choices] == [0, 1] and both.choices[0].text == whole.choices[0].text
 
 
+def test_a_reply_goes_back_as_history_without_its_thinking(client: openai.OpenAI, server: Server) -> None:
+    """openai-python hands the message back with every field that it got, `reasoning_content` too."""
+    message = ask(client, server).choices[0].message
+    assert message.reasoning_content
+    again = [*QUESTION, message.to_dict(), {"role": "user", "content": "And 3+3?"}]
+    bare = [*QUESTION, {"role": "assistant", "content": message.content}, again[-1]]
+    with_thought, without = (
+        client.chat.completions.create(
+            model=server.model, messages=turns, temperature=0, max_tokens=64, extra_body=thinks(8)
+        )
+        for turns in (again, bare)
+    )
+    assert with_thought.usage.to_dict() == without.usage.to_dict()
+    assert with_thought.choices[0].message.content == without.choices[0].message.content
+
+
+def test_responses_and_their_stream(client: openai.OpenAI, server: Server) -> None:
+    fields: dict[str, Any] = {"model": server.model, "input": "2+2?", "temperature": 0}
+    fields |= {"max_output_tokens": 64, "extra_body": thinks(16)}
+    whole = client.responses.create(**fields)
+    reasoning, message = whole.output
+    assert reasoning.type == "reasoning" and reasoning.content[0].text
+    assert message.type == "message" and message.content[0].text == whole.output_text != ""
+    assert whole.usage.output_tokens_details.reasoning_tokens == 16 == whole.thinking["used"]
+    events = list(client.responses.create(**fields, stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    thought = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
+    assert text == whole.output_text and thought.rstrip() == reasoning.content[0].text
+    last = events[-1].response
+    assert last.output_text == text and last.usage.to_dict() == whole.usage.to_dict()
+    with client.responses.stream(**fields) as stream:
+        told = [event.snapshot for event in stream if event.type == "response.output_text.delta"]
+    assert told[-1] == text
+
+
 def curl(server: Server, path: str, fields: Any, *options: str) -> str:
     program = shutil.which("curl")
     if program is None:
