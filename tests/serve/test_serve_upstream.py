@@ -191,6 +191,17 @@ def test_a_chat_is_rendered_by_the_upstream_and_its_open_marker_is_seen() -> Non
             assert ended.closed_by == "budget"
 
 
+@pytest.mark.parametrize("prefill", [True, False])
+def test_no_thinking_at_all_is_an_empty_thought(prefill: bool) -> None:
+    order = Order((Turn("user", "hi"),), ThinkingPolicy(max_tokens=0), temperature=0.0, seed=2**64 + 5)
+    with upstream("vllm", says("ab"), prefill=prefill) as fake:
+        said, [ended] = play(fake, order)
+    assert (spoken(said, "thinking"), spoken(said, "answer")) == ("", "\n\nIt is 42.")
+    assert (ended.closed_by, ended.sampled, ended.forced, ended.reprefilled) == ("budget", 0, 0, 0)
+    assert fake.bodies[2]["seed"] == 5
+    assert V.text(fake.bodies[2]["prompt"]).endswith("<think>\n</think>" if prefill else "<think></think>")
+
+
 def test_sglang_needs_a_tokenizer_for_chats_and_says_so() -> None:
     from transformers import PreTrainedTokenizerFast
 

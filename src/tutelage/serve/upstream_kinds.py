@@ -132,7 +132,7 @@ class Vllm:
             "top_p": order.top_p,
             "top_k": order.top_k or -1,
             "min_p": order.min_p,
-            "seed": ask.seed,
+            "seed": ask.seed % 2**63,
             "stop": list(ask.stop),
             "stop_token_ids": list(ask.stop_ids),
             # Until so many tokens are there, neither the end of text nor a stop id can be sampled.
