@@ -215,7 +215,9 @@ class Local:
 
     def _heard(self, replies: _Replies, index: int, item: Piece | Completion | BaseException) -> None:
         self._news.append((replies, index, item))
-        if not self._told:
+        if not isinstance(item, Piece):  # an end: nothing is gained by waiting for more
+            self._loop.call_soon_threadsafe(self._deliver)
+        elif not self._told:
             self._told = True
             self._loop.call_soon_threadsafe(self._soon)
 
