@@ -8,8 +8,8 @@ budget.
 
 Curve: eight budgets, 64 to 512 evenly spaced, answers of at most 16 tokens. *Re-closed*: all budgets in one
 go, as `tutelage sweep` does. *Separate*: the same engine, one run per budget. *Arithmetic*: the tokens of one
-thought of the largest budget and of eight answers with their markers, per question. Tokens are those fed to
-the model one by one; prompts are counted apart.
+thought of the largest budget and of the eight answers with their markers, per question. Tokens are those fed
+to the model one by one; prompts are counted apart.
 
 Waits: up to 512 thinking tokens, the first two times that the model wants to stop become "Wait", then a
 forced "Final Answer:". *Here*: in the engine's loop. *s1's way*: stop, append, and prefill everything again
@@ -71,12 +71,11 @@ def measured(
     return points, engine.stats, time.perf_counter() - began
 
 
-def arithmetic(student: Student) -> int:
-    """Tokens fed per question: the longest thought, and at every budget the marker, the text after it, and
-    the answer but for its last token, which nothing follows."""
-    marks = markers(student.tokenizer, student.template)
-    forced = len(marks.close) + len(encode_text(student.tokenizer, CLOSE_TEXT))
-    return LONGEST + len(BUDGETS) * (forced + ANSWER - 1)
+def arithmetic(points: Sequence[Point]) -> int:
+    """Tokens fed: of every question the longest thought, and at every budget what follows the thought
+    (marker, close text, answer) but for its last token, which nothing follows."""
+    after = [reply.tokens - reply.thinking_sampled - 1 for point in points for reply in point.replies]
+    return LONGEST * len(points[0].replies) + sum(after)
 
 
 def curve(student: Student, problems: Sequence[Problem], batch: int) -> None:
@@ -85,7 +84,7 @@ def curve(student: Student, problems: Sequence[Problem], batch: int) -> None:
     print(f"re-closed: {counts.decoded:,} tokens in {seconds:.0f} s; now the separate runs", flush=True)
     alone = [measured(student, problems, (budget,), batch) for budget in BUDGETS]
     rows = [
-        ("arithmetic", arithmetic(student) * len(problems), 0, 0.0),
+        ("arithmetic", arithmetic(together[1:]), 0, 0.0),
         ("re-closed", counts.decoded, counts.prefilled, seconds),
         (
             "separate",
