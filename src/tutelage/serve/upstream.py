@@ -22,7 +22,7 @@ from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Turn
 from tutelage.serve.upstream_http import Http
 from tutelage.serve.upstream_kinds import Ask, Kind, meet
 from tutelage.serve.upstream_play import Reply
-from tutelage.think.segments import Play
+from tutelage.think.play import Play
 from tutelage.wire import open_session
 
 OPEN, CLOSE = "<think>", "</think>"

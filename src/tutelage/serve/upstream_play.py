@@ -19,7 +19,8 @@ from typing import Literal
 
 from tutelage.serve.source import Ended, Order, Refused, Said
 from tutelage.serve.upstream_kinds import Ask, Chunk, Kind
-from tutelage.think.segments import Done, Force, Generate, Play, Stop
+from tutelage.think.play import Play
+from tutelage.think.segments import Done, Force, Generate, Stop
 
 Shown = Literal["thinking", "answer"]
 

@@ -22,7 +22,7 @@ from tutelage.errors import UsageError
 if TYPE_CHECKING:
     from tutelage.students.template import Template
     from tutelage.think.machine import Machine
-    from tutelage.think.segments import Play
+    from tutelage.think.play import Play
     from tutelage.tokens import Tokenizer
 
 _COUNTS = ("min_tokens", "max_tokens", "refuse_closes", "max_waits", "grace_tokens", "answer_reserve")
@@ -177,7 +177,7 @@ class ThinkingPolicy:
             >>> (play.segment.phase, play.segment.text)
             ('close', '</think>')
         """
-        from tutelage.think.segments import play_text
+        from tutelage.think.play import play_text
 
         return play_text(self, room, count, max_answer, prefilled, thinks)
 

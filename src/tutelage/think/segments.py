@@ -2,7 +2,7 @@
 
 Promises: thinking never exceeds the maximum plus the grace; it never ends before the minimum while room
 remains; the answer always has its reserve; forced and sampled tokens are counted apart and add up. Everything
-but `Play` is a frozen value or a pure function, whatever the unit of text is: ids (`machine`) or strings.
+is a frozen value or a pure function, whatever the unit of text is: ids (`machine`) or strings (`play`).
 Does not: choose tokens, recognise markers, or look at any text.
 
 A reply is a sequence of `Generate` (until the model tries to close its thinking, or a limit is reached),
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tutelage.errors import UsageError
-from tutelage.think.policy import ThinkingPolicy, check_fit
+from tutelage.think.policy import ThinkingPolicy
 
 Phase = Literal["open", "thinking", "close", "answer", "end"]
 Stop = Literal["close", "end", "length", "newline", "rank", "stop"]
@@ -308,64 +308,6 @@ def _wrote(progress: Progress, phase: Phase, count: int, forced: bool = False) -
     if forced:
         by_force[phase] = by_force.get(phase, 0) + count
     return replace(progress, used=progress.used + count, written=written, forced=by_force)
-
-
-class Play:
-    """One reply in the playing: `segment` is what to do now; say what was done with `forced` or `generated`.
-    `progress` holds the counts."""
-
-    __slots__ = ("progress", "script", "segment")
-
-    def __init__(self, script: Script, room: int, max_answer: int | None = None) -> None:
-        """Raises UsageError as `begin` does."""
-        self.script = script
-        self._go(begin(script, room, max_answer))
-
-    def forced(self, tokens: int | None = None) -> None:
-        """The `Force` segment was written and is `tokens` long (None: as it was estimated)."""
-        self._go(after_force(self.script, self.progress, tokens))
-
-    def generated(self, produced: int, stop: Stop, marker: int = 0, begun: str = "") -> None:
-        """The `Generate` segment has ended, see `after_generate`. `begun`: the part of the closing marker, in
-        its `marker` tokens, that the text ended with when its length was reached."""
-        whole = self.script.close
-        rest = Span(whole.text[len(begun) :], whole.ids, max(whole.tokens - marker, 0))
-        self._go(after_generate(self.script, self.progress, produced, stop, marker, rest))
-
-    def _go(self, progress: Progress) -> None:
-        # What is empty need not be forced.
-        while isinstance(segment := next_segment(script := self.script, progress), Force):
-            if segment.text:
-                break
-            progress = after_force(script, progress, 0)
-        self.progress, self.segment = progress, segment
-
-
-def play_text(
-    policy: ThinkingPolicy,
-    room: int,
-    count: Callable[[str], int] | None,
-    max_answer: int | None,
-    prefilled: bool,
-    thinks: bool,
-) -> Play:
-    """See `ThinkingPolicy.segments`."""
-    length = count or (lambda text: len(text.encode("utf-8", "replace")))
-
-    def span(text: str) -> Span:
-        return Span(text, (), length(text) if text else 0)
-
-    if not thinks:
-        refuse_thinking(policy)
-        return Play(Script(policy, thinks=False), room, max_answer)
-    waits = tuple(span(text) for text in policy.wait_strings)
-    if count is not None:  # an estimate in bytes is no reason to refuse
-        check_fit(policy, [wait.tokens for wait in waits])
-    opening = "" if prefilled else policy.think_open or "<think>"
-    script = Script(
-        policy, span(opening), span(policy.think_close or "</think>"), waits, span(policy.close_text)
-    )
-    return Play(script, room, max_answer)
 
 
 def refuse_thinking(policy: ThinkingPolicy) -> None:
