@@ -1,7 +1,7 @@
-"""A reply played as segments of text: for whoever decodes by continuing text, a proxy before a server for one.
+"""A reply played as segments of text, for a driver that decodes by continuing text.
 
-Promises: `play.segment` is what to do now, `play.progress` what was done; forced texts count as many tokens as
-the driver says they were, and room was kept for at least as many.
+Promises: `segment` is what to do now and `progress` what was done; forced texts count as many tokens as the
+driver says they were, and room was kept for as many as were estimated.
 Does not: send anything, or recognise a marker in a text: that is the driver's.
 """
 
