@@ -1,16 +1,15 @@
 """Where keys and values lie: a slot per row, rows of like length together on a shelf.
 
 Promises: a row's tokens lie from slot position 0 on without gaps, so that taking tokens back only makes the
-row shorter and position and place are the same number; a fork copies and computes nothing; memory follows the
-rows that there are (each row has room for less than twice its length, or `_SMALLEST` tokens); one long row
-does not make its neighbours longer.
+row shorter and position and place are the same number; a fork copies and computes nothing; one long row does
+not make its neighbours longer.
 Does not: know a model, choose tokens, or say which rows share a prefix.
 
 Shelves. A row lies on the shelf whose capacity is the next of 128, 256, 512, ...; where it is full it moves
-to the next one. On a shelf rows lie without holes: the last one fills a hole. Attention then runs once per
-shelf over as many positions as its longest row has: of 32 rows between 100 and 600 tokens it reads about a
-quarter too much, in one rectangle it would be twice as much. All copies are of single rows (a row of 300
-tokens of SmolLM2-135M is 7 MB, under a millisecond), about two per reply.
+to the next one. On a shelf rows lie without holes: the last one fills a hole. Attention runs once per shelf,
+over its whole capacity, so that a row costs less than twice its length beyond the first 128 positions. Rows
+are copied one at a time (300 tokens of SmolLM2-135M in bfloat16 are 7 MB: 0.2 ms on one thread), but for a
+shelf that is full, whose slots are doubled by copying it. Memory is given back when the last row goes.
 
 Keys lie as (rows, heads, positions, width), values as (rows, heads, width, positions), and attention reads
 whole shelves, so that the products work on the cache where it lies (a slice of it would be copied). One step
