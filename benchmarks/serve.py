@@ -108,7 +108,8 @@ def bare_engine(model: str, load: Load) -> Iterator[subprocess.Popen[str]]:
     number = [each.name for each in LOADS].index(load.name)
     command = [sys.executable, __file__, "--bare", model, "--load", str(number)]
     command += ["--threads", str(load.threads)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    env = {"GOMP_SPINCOUNT": "10000", **os.environ}  # as `tutelage serve` sets it
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     assert process.stdin and process.stdout
     try:
         assert process.stdout.readline() == "ready\n"

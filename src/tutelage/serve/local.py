@@ -29,6 +29,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, TypeGuard, TypeVar
 
+import torch
+
 from tutelage.errors import TutelageError, UsageError
 from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Score, Turn
 from tutelage.serve.stream import shutting_down
@@ -49,10 +51,16 @@ News = tuple["_Replies", int, Piece | Completion | BaseException]
 
 class Local:
     """A `Source` over `student`. At most `max_batch` replies are decoded together and `max_queue` more wait.
-    To be made on the event loop that it serves."""
+    `threads`: cores for decoding, None: as torch is set. To be made on the event loop that it serves."""
 
     def __init__(
-        self, student: Student, *, name: str, max_batch: int = 32, max_queue: int = MAX_QUEUE
+        self,
+        student: Student,
+        *,
+        name: str,
+        max_batch: int = 32,
+        max_queue: int = MAX_QUEUE,
+        threads: int | None = None,
     ) -> None:
         self.model = name
         self.thinks = student.template.thinking
@@ -70,7 +78,9 @@ class Local:
         self._seconds = 1.0  # what a reply takes, a running mean
         self._spelled = lru_cache(maxsize=65536)(lambda token: decode_ids(self._tokenizer, [token]))
         self._closing = False
-        self._thread = threading.Thread(target=self._drive, name="tutelage-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._drive, args=(threads,), name="tutelage-engine", daemon=True
+        )
         self._thread.start()
 
     async def open(self, order: Order) -> Replies:
@@ -205,7 +215,9 @@ class Local:
 
     # From here to _deliver: the engine's thread.
 
-    def _drive(self) -> None:
+    def _drive(self, threads: int | None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
         while not self._closing:
             try:
                 if not self._engine.step():
