@@ -37,10 +37,13 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/collect.py
 	$(BIN)/python benchmarks/collect.py --requests 100000 --rounds 1
 	$(BIN)/python benchmarks/crash.py
+	$(BIN)/python benchmarks/decode.py --rounds 1 --batch 64
 	$(BIN)/python benchmarks/serve.py
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
+	$(BIN)/python benchmarks/curve.py --data $(GSM8K)/test.jsonl --questions 8 --rounds 1
 else
+	$(BIN)/python benchmarks/curve.py --rounds 1
 	@echo "verify.py left out: give GSM8K=FOLDER, the data folder of github.com/openai/grade-school-math"
 endif
 
