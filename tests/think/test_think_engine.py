@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinymodel import byte_tokenizer, tiny_llama, tiny_student
@@ -141,6 +141,7 @@ def test_a_marker_of_several_tokens_and_withdrawals_do_not_touch_the_neighbours(
 
 
 @given(seed=st.integers(0, 10**6), slots=st.integers(1, 5))
+@example(seed=60771, slots=3)  # one row draws twice in a step in which another does not draw
 @settings(max_examples=5, deadline=None)
 def test_sharing_changes_no_reply_however_few_slots_there_are(seed, slots):
     """Random policies, seeds, samplings and arrivals over two prompts: rows part all the time, and more parts

@@ -302,7 +302,9 @@ class Engine:
                     job.hidden = scores.states[line]
             draws += [_Draw(line, row, jobs, row.banned) for jobs in _alike(row.jobs)]
         parts: dict[Row, dict[Step, list[Job]]] = {draw.row: {} for draw in draws}
-        lines = logits if len(draws) == len(rows) else logits[[draw.line for draw in draws]]
+        order = [draw.line for draw in draws]
+        # Not by their number alone: one row may draw twice where another does not draw.
+        lines = logits if order == list(range(len(rows))) else logits[order]
         while draws:
             again: list[_Draw] = []
             for k, (draw, token) in enumerate(zip(draws, _pick(draws, lines), strict=True)):
