@@ -86,7 +86,9 @@ def serve(
     """
     try:
         from tutelage.serve.start import Options, Ready, start
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tutelage"):
+            raise
         raise UsageError(f"serve: needs {error.name}: pip install 'tutelage[serve]'") from error
 
     def ready(told: Ready) -> None:

@@ -85,7 +85,9 @@ def _local(options: Options) -> Source:
 
         from tutelage.serve.local import Local
         from tutelage.students.pretrained import load_student
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("tutelage"):
+            raise  # a defect of ours, which no installing mends
         raise UsageError(f"serve: a model needs {error.name}: pip install 'tutelage[train]'") from error
     assert options.model is not None
     threads = options.threads or torch.get_num_threads()
