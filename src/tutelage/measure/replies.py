@@ -15,7 +15,7 @@ from tutelage.measure.evaluate import Check
 from tutelage.records import Problem, Trace, Verdict, stable_hash
 from tutelage.students.pretrained import Student
 from tutelage.students.template import render_prompt
-from tutelage.teachers.marked import reply_texts
+from tutelage.teachers.marked import reply_texts, trace_fields
 from tutelage.think.engine import Completion
 from tutelage.think.methods import Decoder, Solver
 from tutelage.think.policy import ThinkingPolicy
@@ -59,23 +59,12 @@ class Judged:
         return [verdict.status == "correct" for _, verdict in self.look(problems, replies)]
 
     def _trace(self, problem: Problem, reply: Completion, key: _Key) -> Trace:
-        thinking, answer, spans = reply_texts(self.student.tokenizer, reply)
-        sampled, forced = reply.count("thinking")
-        answered, prompted = reply.count("answer")
         return Trace(
             id=stable_hash(self.maker, *key),
             problem_id=problem.id,
             sample=0,
             maker=self.maker,
-            answer=answer,
-            thinking=thinking,
-            thinking_sampled=sampled,
-            thinking_forced=forced,
-            answer_sampled=answered,
-            answer_forced=prompted,
-            forced_spans=spans,
-            finish_reason=reply.finish_reason,
-            closed_by=reply.closed_by,
+            **trace_fields(self.student.tokenizer, reply),
         )
 
 

@@ -24,7 +24,7 @@ from tutelage.records import Problem, Trace, clean_text, stable_hash
 from tutelage.students.pretrained import Student
 from tutelage.students.template import render_prompt
 from tutelage.teachers import money
-from tutelage.teachers.marked import reply_texts
+from tutelage.teachers.marked import reply_texts, trace_fields
 from tutelage.teachers.orders import Bought, Order, chunks, order
 from tutelage.teachers.replies import Parsed, load_json, parse_reply
 from tutelage.teachers.usage import bill
@@ -226,25 +226,14 @@ def to_traces(
     prompts = [len(render_prompt(tokenizer, template, problem.question)) for problem in problems]
     for index, reply in enumerate(replies):
         problem, sample = problems[index // teacher.samples], index % teacher.samples
-        thinking, answer, spans = reply_texts(tokenizer, reply)
-        sampled, forced = reply.count("thinking")
-        answered, prompted = reply.count("answer")
         yield Trace(
             id=stable_hash(problem.id, teacher.maker, settings, sample),
             problem_id=problem.id,
             sample=sample,
             maker=teacher.maker,
-            answer=answer,
-            thinking=thinking,
             settings=settings,
             prompt_tokens=prompts[index // teacher.samples],
-            thinking_sampled=sampled,
-            thinking_forced=forced,
-            answer_sampled=answered,
-            answer_forced=prompted,
-            forced_spans=spans,
-            finish_reason=reply.finish_reason,
-            closed_by=reply.closed_by,
+            **trace_fields(tokenizer, reply),
         )
 
 

@@ -26,6 +26,24 @@ def reply_texts(tokenizer: Any, reply: Completion) -> tuple[str, str, tuple[tupl
     return thinking, said.strip(), spans
 
 
+def trace_fields(tokenizer: Any, reply: Completion) -> dict[str, Any]:
+    """What a reply is by itself, as the fields of a `Trace`: its texts, its counts, and how it ended."""
+    thinking, answer, spans = reply_texts(tokenizer, reply)
+    sampled, forced = reply.count("thinking")
+    answered, prompted = reply.count("answer")
+    return {
+        "answer": answer,
+        "thinking": thinking,
+        "thinking_sampled": sampled,
+        "thinking_forced": forced,
+        "answer_sampled": answered,
+        "answer_forced": prompted,
+        "forced_spans": spans,
+        "finish_reason": reply.finish_reason,
+        "closed_by": reply.closed_by,
+    }
+
+
 def _marked_text(tokenizer: Any, reply: Completion) -> tuple[str, tuple[tuple[int, int], ...]]:
     """The thinking as text without white space at its ends, and where it was forced (character ranges)."""
     ids = [
