@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+
+from live_app import live
 
 THINK, CLOSE, END, USER, ASSISTANT = "<think>", "</think>", "<|im_end|>", "<|user|>", "<|assistant|>"
 CONTROL = (THINK, CLOSE, END, USER, ASSISTANT)
@@ -223,39 +224,15 @@ def _common(one: Sequence[int], other: Sequence[int]) -> int:
 def upstream(kind: str, model: Model, vocabulary: Vocabulary | None = None, **how: Any) -> Iterator[Fake]:
     """The server in a thread of its own, gone at the end."""
     fake = Fake(kind, model, vocabulary or Vocabulary(), **how)
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-
-    async def start() -> web.AppRunner:
-        app = web.Application()
-        path = "/completion" if kind == "llamacpp" else "/v1/completions"
-        app.router.add_get("/v1/models", fake.models)
-        app.router.add_post(path, fake.complete)
-        app.router.add_post("/tokenize", fake.tokenize)
-        app.router.add_post("/detokenize", fake.detokenize)
-        if kind == "llamacpp":
-            app.router.add_get("/props", fake.props)
-            app.router.add_post("/apply-template", fake.apply)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        return runner
-
-    def live() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
+    app = web.Application()
+    path = "/completion" if kind == "llamacpp" else "/v1/completions"
+    app.router.add_get("/v1/models", fake.models)
+    app.router.add_post(path, fake.complete)
+    app.router.add_post("/tokenize", fake.tokenize)
+    app.router.add_post("/detokenize", fake.detokenize)
+    if kind == "llamacpp":
+        app.router.add_get("/props", fake.props)
+        app.router.add_post("/apply-template", fake.apply)
+    with live(app, handler_cancellation=True) as url:
+        fake.url = url
         yield fake
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
+from live_app import live
 from tutelage.records import Problem
 
 
@@ -100,35 +100,11 @@ class Server:
 def serving(script: Callable[[int, dict[str, Any]], Say]) -> Iterator[Server]:
     """The server in a thread of its own, gone at the end."""
     server = Server(script)
-    loop = asyncio.new_event_loop()
-    ready = threading.Event()
-
-    async def start() -> web.AppRunner:
-        app = web.Application(client_max_size=2**26)
-        app.router.add_post("/{path:.*}", server.handle)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-        return runner
-
-    def live() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(start())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
-    assert ready.wait(10)
-    try:
+    app = web.Application(client_max_size=2**26)
+    app.router.add_post("/{path:.*}", server.handle)
+    with live(app) as url:
+        server.url = f"{url}/v1"
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
 
 
 def completion(
