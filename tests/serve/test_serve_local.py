@@ -11,7 +11,9 @@ import pytest
 from scripted import site
 
 from tinymodel import tiny_student
-from tutelage.serve.local import Local
+from tutelage.errors import UsageError
+from tutelage.lab.tokenizer import build_tokenizer
+from tutelage.serve.local import Local, _blamed
 from tutelage.serve.source import Ended, Order, Refused, Said, Turn
 from tutelage.students.template import markers, render_prompt
 from tutelage.think import Engine, Request, Sampling, ThinkingPolicy
@@ -99,6 +101,20 @@ def test_raw_prompts_think_only_when_asked():
     assert plain[0] == "" and plain[2].closed_by == "none" and plain[2].completion_tokens <= 9
     assert plain[2].prompt_tokens == 2 and thinks[2].prompt_tokens == 2 + len(opening)
     assert thinks == marked  # the marker is written once
+
+
+@pytest.mark.parametrize(
+    ("policy", "param"),
+    [
+        (ThinkingPolicy(refuse_closes=1, wait="Hedgehog"), "thinking_wait"),
+        (ThinkingPolicy(max_tokens=4, close_text="Hedgehog"), "thinking_close_text"),
+    ],
+)
+def test_a_text_that_the_tokenizer_cannot_write_is_refused_with_its_field(policy, param):
+    with pytest.raises(UsageError) as caught:
+        policy.compile(build_tokenizer())
+    refused = _blamed(caught.value)
+    assert (refused.status, refused.param) == (400, param)
 
 
 def test_stop_strings_and_logprobs():

@@ -351,6 +351,8 @@ def _blamed(error: UsageError) -> Refused:
         return Refused(400, message.replace("max_new_tokens", "max_tokens"), param="max_tokens")
     if "wait string" in message:
         return Refused(400, message.replace("max_tokens", "thinking_token_budget"), param="thinking_wait")
+    if "the close_text;" in message:
+        return Refused(400, message, param="thinking_close_text")
     return Refused(400, message)
 
 

@@ -116,19 +116,21 @@ def compile_policy(policy: ThinkingPolicy, tokenizer: Tokenizer, template: Templ
     return build(
         policy,
         markers(tokenizer, template),
-        lambda text: _known(tokenizer, text),
+        lambda text: _known(tokenizer, text, "close_text" if text == policy.close_text else "wait string"),
         prefilled=template.prefill,
         breaks_line=lru_cache(maxsize=4096)(lambda token: "\n" in decode_ids(tokenizer, [token])),
     )
 
 
-def _known(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of `text`. Raises UsageError where the tokenizer cannot write it: another text would be forced."""
+def _known(tokenizer: Tokenizer, text: str, what: str) -> list[int]:
+    """Ids of `text`, which is `what`. Raises UsageError where the tokenizer cannot write it: another text
+    would be forced."""
     ids = encode_text(tokenizer, text)
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown is not None and unknown in ids:
         raise UsageError(
-            f"thinking policy: this tokenizer has no tokens for {text!r}; use a text that it knows"
+            f"thinking policy: this tokenizer has no tokens for {text!r}, the {what}; "
+            "use a text that it knows"
         )
     return ids
 
