@@ -1,8 +1,9 @@
 """Thinking: how long a model thinks, and decoding under that policy.
 
 `policy` says what is wanted, `segments` plays it piece by piece, `machine` token by token, `sampling` chooses
-ids, `backend` runs the model, `engine` puts them together. What a vote among replies is worth: see
-`measure.at_k`. Names are imported when they are asked for: a policy needs no torch.
+ids, `backend` runs the model, `engine` puts them together. `methods`, with `control`, `steps`, `vote` and
+`strings`, are ways to spend compute; what a vote is worth in expectation: see `measure.at_k`. Names are
+imported when they are asked for: a policy needs no torch.
 """
 
 from __future__ import annotations
