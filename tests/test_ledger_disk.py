@@ -19,8 +19,8 @@ SERVER = str(Path(__file__).parent / "teachers")
 # Buys from a real server into a ledger; prints what the command line would say and the exit code.
 COLLECT = """
 import json, sys
-sys.path.insert(0, sys.argv[2])
 from pathlib import Path
+sys.path[:0] = [sys.argv[2], str(Path(sys.argv[2]).parent)]
 from endpoint_server import Say, completion, problems, serving
 from tutelage.errors import TutelageError
 from tutelage.teachers.collect import collect
