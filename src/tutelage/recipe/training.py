@@ -1,0 +1,305 @@
+"""Settings of the stages that train, and of those that make their data.
+
+Promises: importing it loads no heavy library; every setting is used by the stage that has it.
+Does not: train (see `recipe.jobs` and the room `train`), or list the kinds (see `stages`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from tutelage.recipe.decoding import Policy, Sampling
+from tutelage.recipe.stage import InputRef, LocalOrName, Settings, StageConfig
+from tutelage.recipe.teachers import EndpointTeacher
+
+Problems = Annotated[str, InputRef("problems")]
+Traces = Annotated[str, InputRef("traces")]
+Verdicts = Annotated[str, InputRef("verdicts")]
+Model = Annotated[str, InputRef("model")]
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Above = Annotated[float, Field(gt=0)]
+
+
+class Lora(Settings):
+    """Low-rank adaptation."""
+
+    rank: Positive = 16
+    alpha: Positive = 32
+    dropout: Share = 0.0
+
+
+class Validate(Settings):
+    """Accuracy on held-out `problems` (the first `limit` of them, one reply each) every so many steps.
+    `patience` checks without a new best end the stage; `choose: best` keeps the weights of the best check.
+    What is chosen on is remembered with the model: measuring it on the same problems is refused later."""
+
+    problems: Problems
+    every: Positive
+    limit: Positive = 200
+    patience: Positive | None = None
+    choose: Literal["last", "best"] = "last"
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling()
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+
+
+class Training(StageConfig):
+    """What every stage that trains `model` has. `batch` samples a step go through the model in `accumulate`
+    parts. `save_every` steps are between two checkpoints (null: a tenth of the run). `trackers` names
+    services that metrics are sent to (TRL's report_to); none by itself."""
+
+    model: Model
+    steps: Positive
+    batch: Positive = 32
+    accumulate: Positive = 1
+    learning_rate: Above = 3e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: Count = 50
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98
+    max_grad_norm: Above = 1.0
+    bf16: bool = False
+    checkpointing: bool = False
+    lora: Lora | None = None
+    save_every: Positive | None = None
+    trackers: tuple[str, ...] = ()
+    validate_on: Validate | None = None
+    expected_s: float = 30.0
+
+
+class Mix(Settings):
+    """Shares of long and short traces (by thinking tokens, cut at `border`; null: the median): 1:4 is
+    `long: 1, short: 4` (arXiv 2502.12143, for students of 3B or less)."""
+
+    long: Positive = 1
+    short: Positive = 4
+    border: Positive | None = None
+
+
+class TraceData(Training):
+    """Training on traces: of each problem the first `calls` samples, of those the first `per_problem` that
+    pass `keep`; `first` problems only (sample efficiency; null: all); target `answer` drops the thinking.
+    Without traces the gold answers are learned, written as `answer`.
+
+    `system`: the system message trained with, and kept with the model: `reasoning` (one fixed message, as
+    Phi-4-reasoning has; needs a chat template), `own` (the student's), `none`, or a text. `chat_template:
+    any` trains although the tokenizer's chat template would lose the thinking of a whole conversation."""
+
+    problems: tuple[Problems, ...]
+    traces: tuple[Traces, ...] = ()
+    verdicts: tuple[Verdicts, ...] = ()
+    keep: Literal["all", "correct"] = "all"
+    calls: Positive | None = None
+    per_problem: Positive = 1
+    first: Positive | None = None
+    mix: Mix | None = None
+    target: Literal["thinking", "answer"] = "thinking"
+    answer: str = "The answer is {gold}."
+    system: str = "reasoning"
+    chat_template: Literal["faithful", "any"] = "faithful"
+    max_length: Positive = 1024
+    too_long: Literal["refuse", "drop"] = "refuse"
+
+
+class Sft(TraceData):
+    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn."""
+
+    kind: Literal["sft"]
+
+
+class MidTrain(TraceData):
+    """Mid-training: next-token training on many traces packed into rows of `max_length` tokens (best fit; no
+    trace sees its neighbours, none is cut). `batch` counts packed rows. `loss_on: document` also learns the
+    prompts; `reply` (default) masks them, since a drawn question carries nothing that can be learned."""
+
+    kind: Literal["mid-train"]
+    loss_on: Literal["reply", "document"] = "reply"
+    per_problem: Positive = 8
+
+
+class Score(StageConfig):
+    """A teacher's log-probabilities on traces: at every place of the reply the best `top_k` ids, and what is
+    left over. The student of `distill` must have the same tokenizer."""
+
+    kind: Literal["score"]
+    model: Model
+    problems: tuple[Problems, ...]
+    traces: tuple[Traces, ...]
+    verdicts: tuple[Verdicts, ...] = ()
+    keep: Literal["all", "correct"] = "all"
+    per_problem: Positive = 1
+    top_k: Positive = 16
+    max_length: Positive = 1024
+    batch: Positive = 16
+    bf16: bool = False
+    expected_s: float = 20.0
+
+
+class Distill(TraceData):
+    """Distribution distillation: the student learns the teacher's distribution at every place of a reply.
+
+    `scores` are saved log-probabilities; `teacher` is a live model (exactly one of the two). `beta` 0 is
+    forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence. `on_policy` is the share
+    of batches that the student writes itself (needs `teacher`). `aligned: true` is for a teacher with another
+    tokenizer."""
+
+    kind: Literal["distill"]
+    teacher: Model | None = None
+    scores: Annotated[str, InputRef("scores")] | None = None
+    beta: Share = 0.0
+    temperature: Above = 1.0
+    on_policy: Share = 0.0
+    max_new_tokens: Positive = 512
+    aligned: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.teacher is None) == (self.scores is None):
+            raise ValueError("give exactly one of teacher and scores")
+        if self.teacher is None and (self.on_policy or self.aligned):
+            raise ValueError("on_policy and aligned need a live teacher")
+        return self
+
+
+class Rollouts(StageConfig):
+    """Replies of a student to problems, by the project's engine, judged by the problems' checkers, with their
+    ids."""
+
+    kind: Literal["rollouts"]
+    model: Model
+    problems: Problems
+    samples: Positive = 8
+    first: Positive | None = None
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling(temperature=1.0)
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+    bf16: bool = False
+    expected_s: float = 30.0
+
+
+class Pairs(StageConfig):
+    """Preference pairs (chosen, rejected).
+
+    `method: rollout` pairs correct with incorrect rollouts of one problem. `judge` lets an LLM score the
+    rollouts for accuracy, style and detail (Phi-4's second round). `pivotal` searches the single tokens at
+    which the probability of success changes by `gap` (Phi-4 §4.3); it needs `model`, and uses `estimate`
+    continuations to search and `confirm` fresh ones to confirm, on problems that succeed with a share within
+    `band`."""
+
+    kind: Literal["pairs"]
+    problems: Problems
+    rollouts: Annotated[str, InputRef("rollouts")]
+    method: Literal["rollout", "judge", "pivotal"] = "rollout"
+    per_problem: Positive = 4
+    judge: EndpointTeacher | None = None
+    model: Model | None = None
+    gap: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    band: tuple[Share, Share] = (0.2, 0.8)
+    estimate: Positive = 32
+    confirm: Annotated[int, Field(ge=64)] = 64
+    limit: Positive | None = None
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling(temperature=1.0)
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+    expected_s: float = 20.0
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if (self.method == "judge") != (self.judge is not None):
+            raise ValueError("judge (the LLM) belongs to method: judge, and to no other")
+        if (self.method == "pivotal") != (self.model is not None):
+            raise ValueError("model belongs to method: pivotal, and to no other")
+        return self
+
+
+class Dpo(Training):
+    """Direct preference optimisation (Rafailov et al. 2023) on pairs; the reference is the model that it
+    starts from."""
+
+    kind: Literal["dpo"]
+    pairs: tuple[Annotated[str, InputRef("pairs")], ...]
+    beta: Above = 0.1
+    loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    sft_weight: Annotated[float, Field(ge=0)] = 0.0
+    max_length: Positive = 1024
+    learning_rate: Above = 5e-7
+
+
+class Reward(Settings):
+    """What a rollout earns, as a weighted sum. `correct`: +1 or -1. `plus`: the reward of
+    Phi-4-reasoning-plus (length-aware, with its repetition term, 8:1). `format`: 1 for a well-formed reply.
+    `overlong`: 0 down to -1 over the last `overlong_cache` tokens before `max_tokens` (DAPO). `user`:
+    `file.py:function`, a checker of yours."""
+
+    correct: float = 1.0
+    plus: float = 0.0
+    format: float = 0.0
+    overlong: float = 0.0
+    overlong_cache: Positive | None = None
+    max_tokens: Positive | None = None
+    user: LocalOrName | None = None
+    user_weight: float = 1.0
+    seconds: Above = 10.0
+
+
+class Rl(Training):
+    """What both ways of reinforcement learning share. A step takes `batch` / `group` problems with `group`
+    replies each.
+
+    `anneal_to` is the temperature reached, linearly, after half of the steps (null: it stays at
+    `sampling.temperature`)."""
+
+    problems: Problems
+    group: Annotated[int, Field(ge=2)] = 8
+    reward: Reward = Reward()
+    policy: Policy = Policy()
+    sampling: Sampling = Sampling(temperature=1.0)
+    anneal_to: Annotated[float, Field(gt=0)] | None = 0.6
+    max_answer_tokens: Positive = 64
+    max_batch: Positive = 64
+    clip_low: Above = 0.2
+    clip_high: Above = 0.2
+    learning_rate: Above = 1e-6
+    schedule: Literal["cosine", "linear", "constant"] = "constant"
+    warmup_steps: Count = 10
+
+
+class Grpo(Rl):
+    """Group-relative policy optimisation on verifiable rewards.
+
+    `oversample` is the most replies drawn for one problem while its group lacks rights or wrongs; with
+    `balance` a group holds its right replies and equally many wrong ones; problems whose share of right
+    replies exceeds `drop_above` or whose replies all earn the same are left out and others drawn.
+    `uniform_length` keeps the problems whose replies vary least in length (this share of them; 1: all)."""
+
+    kind: Literal["grpo"]
+    loss: Literal["grpo", "dr_grpo", "dapo"] = "dapo"
+    kl: Annotated[float, Field(ge=0)] = 0.0
+    oversample: Positive = 32
+    balance: bool = True
+    drop_above: Share = 0.5
+    uniform_length: Annotated[float, Field(gt=0, le=1)] = 1.0
+    mask_truncated: bool = False
+
+
+class Ppo(Rl):
+    """Proximal policy optimisation (Schulman et al. 2017) with a value head and generalised advantage
+    estimation; `epochs` passes over each batch of rollouts, `kl` weighs the estimated divergence from the
+    start model in the reward."""
+
+    kind: Literal["ppo"]
+    epochs: Positive = 2
+    minibatch: Positive = 32
+    gamma: Share = 1.0
+    gae_lambda: Share = 0.95
+    value_weight: Annotated[float, Field(ge=0)] = 0.5
+    value_clip: Above = 0.2
+    value_learning_rate: Above = 1e-4
+    kl: Annotated[float, Field(ge=0)] = 0.0
