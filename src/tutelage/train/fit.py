@@ -1,0 +1,300 @@
+"""The one way a model is trained: a trainer of transformers or TRL, with what all stages need around it.
+
+Promises: the same seed, data and machine give the same weights; with a folder to keep things in, a run that
+was killed goes on at its last whole checkpoint to the same losses and weights; a loss that is not finite ends
+the run before the weights are touched, and says at which samples; metrics are rows of a JSON Lines file, and
+go to a tracker only on request; TRL's telemetry is off.
+Does not: make batches or losses (a stage's trainer does), or save the trained model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import huggingface_hub.constants
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+
+from tutelage.errors import StorageError, UsageError
+from tutelage.students.pretrained import Student
+from tutelage.train.checkpoints import Resumed, open_folder, seal
+from tutelage.train.dry import out_of_memory
+from tutelage.train.journal import LOG, Journal
+from tutelage.train.merged import merged
+from tutelage.train.settings import Keep, Lora, Optimiser, Progress, Validation
+
+huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers would report each use
+
+Build = Callable[[Any, dict[str, Any], list[TrainerCallback]], Trainer]
+BEST = "best.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was done: optimiser steps, seconds of this process, the rows of the log, why it stopped before the
+    last step (None: it did not), and the validations as (step, accuracy); `chosen_step` is where the weights
+    are from when the best validation was kept."""
+
+    steps: int
+    seconds: float
+    log: list[dict[str, Any]] = field(default_factory=list)
+    stopped: str | None = None
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    chosen_step: int | None = None
+
+
+class _NotFinite(Exception):
+    """The loss of a micro-batch is not a number."""
+
+
+def fit(
+    student: Student,
+    optimiser: Optimiser,
+    build: Build,
+    *,
+    keep: Keep | None = None,
+    validation: Validation | None = None,
+    progress: Progress | None = None,
+    names: Callable[[], str] | None = None,
+    counts: dict[str, float] | None = None,
+) -> Fitted:
+    """Train `student` in place with the trainer that `build(model, arguments, callbacks)` makes; a LoRA
+    adapter is merged at the end. `names` tells which samples the last micro-batch held; `counts` are the
+    stage's counters, restored when a run is resumed.
+
+    Raises UsageError for a loss that is not finite and for too little GPU memory, with what to lower, and
+    StorageError when a checkpoint cannot be written; the last whole checkpoint stays."""
+    keep = keep or Keep()
+    if keep.folder is None:
+        with TemporaryDirectory(prefix="tutelage-train-") as scratch:
+            return _fit(student, optimiser, build, Path(scratch), keep, validation, progress, names, counts)
+    return _fit(student, optimiser, build, keep.folder, keep, validation, progress, names, counts)
+
+
+def _fit(
+    student: Student,
+    optimiser: Optimiser,
+    build: Build,
+    folder: Path,
+    keep: Keep,
+    validation: Validation | None,
+    progress: Progress | None,
+    names: Callable[[], str] | None,
+    counts: dict[str, float] | None,
+) -> Fitted:
+    started = time.monotonic()
+    found = open_folder(folder, keep.mark) if keep.folder else None
+    state = found[1] if found else Resumed()
+    if counts is not None:
+        counts.update(state.counts)
+    model = student.model
+    if optimiser.lora:
+        torch.manual_seed(optimiser.seed)  # the adapter's first weights
+        model = get_peft_model(model, _lora_config(optimiser.lora))
+    model.train()
+    journal = Journal(folder / LOG if keep.folder else None, state.step)
+    watch = _Watch(student, optimiser, folder, state, journal, validation, progress, counts)
+    arguments = common_arguments(optimiser, folder, keep, model)
+    trainer = build(model, arguments, [watch])
+    trainer.remove_callback(PrinterCallback)  # it prints every log to stdout
+    trainer.remove_callback(ProgressCallback)
+    watch.trainer = trainer
+    if validation and trainer.accelerator.num_processes > 1:
+        raise UsageError("validate_on works in one process; leave it out when training in several")
+    _check_losses(trainer)
+    try:
+        trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+    except _NotFinite as error:
+        where = f" ({names()})" if names else ""
+        kept = "; the last checkpoint is kept" if keep.folder else ""
+        raise UsageError(
+            f"the loss is not a number at step {trainer.state.global_step + 1}{where}: lower learning_rate "
+            f"{optimiser.learning_rate:g}, or look at these samples{kept}"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise out_of_memory(error, optimiser) or error from error
+    except Exception as error:
+        if keep.folder and _disk_refused(error):
+            raise StorageError(
+                f"{folder}: a checkpoint cannot be written ({error}); free some space and run the same command "
+                "again, it goes on at the last whole checkpoint"
+            ) from error
+        raise
+    if watch.best is not None and validation and validation.choose == "best":
+        watch.restore_best()
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    if optimiser.lora:
+        trained = trained.merge_and_unload()
+    trained.eval()
+    return Fitted(
+        steps=int(trainer.state.global_step),
+        seconds=round(time.monotonic() - started, 3),
+        log=journal.rows,
+        stopped=watch.stopped,
+        validations=list(state.validations),
+        chosen_step=watch.best[0] if watch.best and validation and validation.choose == "best" else None,
+    )
+
+
+def common_arguments(optimiser: Optimiser, folder: Path, keep: Keep, model: Any) -> dict[str, Any]:
+    """Keyword arguments that every subclass of transformers' TrainingArguments takes."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return {
+        "output_dir": str(folder),
+        "max_steps": optimiser.steps,
+        "per_device_train_batch_size": optimiser.batch // optimiser.accumulate,
+        "gradient_accumulation_steps": optimiser.accumulate,
+        "learning_rate": optimiser.learning_rate,
+        "lr_scheduler_type": optimiser.schedule,
+        "warmup_steps": optimiser.warmup_steps,
+        "weight_decay": optimiser.weight_decay,
+        "adam_beta2": optimiser.beta2,
+        "max_grad_norm": optimiser.max_grad_norm,
+        "optim": "adamw_torch_fused",
+        "seed": optimiser.seed,
+        "data_seed": optimiser.seed,
+        "bf16": optimiser.bf16,
+        "activation_checkpointing": optimiser.checkpointing,
+        "use_cpu": on_cpu,
+        "logging_steps": optimiser.log_every,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if keep.folder else "no",
+        "save_steps": keep.save_every(optimiser),
+        "save_total_limit": 2,
+        "report_to": list(keep.trackers) or "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not on_cpu,
+        "remove_unused_columns": False,
+    }
+
+
+def _lora_config(lora: Lora) -> LoraConfig:
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+
+
+def _check_losses(trainer: Trainer) -> None:
+    """Look at every micro-batch's loss before the optimiser uses its gradient."""
+    inner = trainer.training_step
+
+    def step(*args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = inner(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise _NotFinite
+        return loss
+
+    trainer.training_step = step
+
+
+def _disk_refused(error: BaseException) -> bool:
+    text = f"{error} {error.__cause__ or ''}"
+    words = ("No space left", "Disk quota", "File too large", "PytorchStreamWriter", "Read-only file system")
+    return isinstance(error, OSError) or any(word in text for word in words)
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Passes steps on to the caller's progress, writes the log, seals checkpoints, and validates."""
+
+    def __init__(
+        self,
+        student: Student,
+        optimiser: Optimiser,
+        folder: Path,
+        state: Resumed,
+        journal: Journal,
+        validation: Validation | None,
+        progress: Progress | None,
+        counts: dict[str, float] | None,
+    ) -> None:
+        self.student, self.optimiser, self.folder = student, optimiser, folder
+        self.resumed, self.journal, self.validation = state, journal, validation
+        self.progress, self.counts = progress, counts if counts is not None else {}
+        self.stopped: str | None = None
+        self.note = ""
+        self.trainer: Any = None
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """The first of the best validations."""
+        return max(self.resumed.validations, key=lambda each: (each[1], -each[0]), default=None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.progress:
+            self.progress(state.global_step, self.optimiser.steps, self.note)
+        if self.validation and (
+            state.global_step % self.validation.every == 0 or state.global_step == self.optimiser.steps
+        ):
+            self._validate(state.global_step, control)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:
+            if "loss" in logs:
+                self.note = f"loss {float(logs['loss']):.3f}"
+            self.journal.add(state.global_step, logs)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.resumed.step = state.global_step
+            self.resumed.counts = dict(self.counts)
+            seal(self.folder / f"checkpoint-{state.global_step}", self.resumed)
+
+    def _validate(self, step: int, control: Any) -> None:
+        assert self.validation is not None
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        model.eval()
+        with torch.random.fork_rng(), merged(model) as plain:
+            accuracy = self.validation.evaluate(
+                Student(plain, self.student.tokenizer, self.student.template, self.student.name)
+            )
+        model.train()
+        before = self.best
+        self.resumed.validations.append((step, accuracy))
+        self.journal.add(step, {"validation_accuracy": accuracy})
+        if self.validation.choose == "best" and (before is None or accuracy > before[1]):
+            self._save_best(model)
+        if self.validation.patience is not None and self._waited() >= self.validation.patience:
+            self.stopped = (
+                f"no better validation in {self.validation.patience} looks; best {self.best[1]:.1%} at step "
+                f"{self.best[0]}"
+                if self.best
+                else None
+            )
+            control.should_training_stop = True
+
+    def _waited(self) -> int:
+        """Looks since the best one."""
+        if self.best is None:
+            return 0
+        steps = [step for step, _ in self.resumed.validations]
+        return len(steps) - 1 - steps.index(self.best[0])
+
+    def _save_best(self, model: Any) -> None:
+        weights = {name: each.detach().cpu().clone() for name, each in _trainable(model).items()}
+        partial = self.folder / (BEST + ".partial")
+        save_file(weights, partial)
+        partial.replace(self.folder / BEST)
+
+    def restore_best(self) -> None:
+        """Put the weights of the best validation back into the model."""
+        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        weights = load_file(self.folder / BEST)
+        with torch.no_grad():
+            for name, each in _trainable(model).items():
+                each.copy_(weights[name])
+
+
+def _trainable(model: Any) -> dict[str, Any]:
+    return {name: each for name, each in model.named_parameters() if each.requires_grad}
