@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.curate import decontaminate, too_short
-from tutelage.curate.decontaminate import words
 from tutelage.errors import UsageError
+from tutelage.problems.questions import words
 from tutelage.records import Problem
 
 LONG = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"

@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from sample import HOSTILE, summary
 
 from tutelage.errors import UsageError
-from tutelage.report.summary import visible
+from tutelage.plain import visible
 from tutelage.report.tables import insert, markdown
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

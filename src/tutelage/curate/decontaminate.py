@@ -13,21 +13,16 @@ None there."""
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tutelage.errors import UsageError
+from tutelage.problems.questions import question_key, words
 from tutelage.records import Problem
 
 Rule = Literal["exact", "ngram", "duplicate"]
-
-_GROUPS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_PUNCTUATION = r"""\s!"#$&'(),.:;?@\[\\\]_`{|}~«»¿¡…\u2000-\u206f\u3000-\u303f+*/^=<>%×÷−\-"""
-_WORD = re.compile(rf"\d+(?:\.\d+)*|[+*/^=<>%×÷−]|-(?=\s*[\d(])|[^{_PUNCTUATION}\d]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +39,6 @@ class Drop:
     matched_text: str
 
 
-def words(text: str) -> list[str]:
-    """`text` as compared: NFKC, case folded, punctuation gone, numbers and operators kept as words."""
-    return _WORD.findall(_GROUPS.sub("", unicodedata.normalize("NFKC", text).casefold()))
-
-
 def decontaminate(
     train: Sequence[Problem], test: Sequence[Problem], *, ngram: int | None = 13
 ) -> tuple[list[Problem], list[Drop]]:
@@ -60,7 +50,7 @@ def decontaminate(
     test_words = [words(problem.question) for problem in test]
     exact: dict[str, Problem] = {}
     for problem, tokens in zip(test, test_words, strict=True):
-        exact.setdefault(_key(problem, tokens), problem)
+        exact.setdefault(question_key(problem, tokens), problem)
     index: dict[str, list[int]] = {}
     sizes: list[int] = []
     for number, tokens in enumerate(test_words):
@@ -74,7 +64,7 @@ def decontaminate(
     first: dict[str, Problem] = {}
     for problem in train:
         tokens = words(problem.question)
-        key = _key(problem, tokens)
+        key = question_key(problem, tokens)
         if key in exact:
             drops.append(Drop(problem.id, "exact", 1.0, exact[key].id, exact[key].question))
         elif (shared := _overlap(problem, tokens, ngram, index, sizes, test)) is not None:
@@ -90,11 +80,6 @@ def decontaminate(
 def too_short(problems: Iterable[Problem], ngram: int) -> list[str]:
     """Ids of the problems with fewer than `ngram` words: they can be checked for equality only."""
     return [problem.id for problem in problems if len(words(problem.question)) < ngram]
-
-
-def _key(problem: Problem, tokens: list[str]) -> str:
-    # A question without any word (signs, emoji) is compared as it stands; else all of those would be equal.
-    return " ".join(tokens) if tokens else "\0" + problem.question.strip()
 
 
 def _runs(tokens: list[str], ngram: int | None) -> list[str]:

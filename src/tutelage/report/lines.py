@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.report.summary import Comparison, number_at, read_comparisons, visible
+from tutelage.plain import visible
+from tutelage.report.summary import Comparison, number_at, read_comparisons
 from tutelage.report.words import amount, interval, percent
 
 

@@ -22,6 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from tutelage.errors import StorageError, UsageError
+from tutelage.plain import visible
 from tutelage.report import curve, plots, words
 from tutelage.report.lines import read_lines, read_neighbours, targets_of
 from tutelage.report.reader import reader_data
@@ -32,7 +33,6 @@ from tutelage.report.summary import (
     read_comparisons,
     read_curve,
     read_funnel,
-    visible,
 )
 from tutelage.report.verdict import three_sentences
 

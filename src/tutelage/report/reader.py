@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from tutelage.errors import UsageError
-from tutelage.report.summary import visible
+from tutelage.plain import visible
 
 _ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 STATUSES = ("correct", "incorrect", "undecided")

@@ -8,19 +8,17 @@ Does not: compute accuracies or intervals; those come from `measure`.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import UsageError
+from tutelage.plain import visible
 
 METHODS = ("natural", "budget", "wait", "suppress", "vote")
 """The methods that have a place of their own in plots and texts; there may be others."""
 # What prolongs or multiplies thinking; everything else is in the part of thinking cut short.
 _EXTENDED = {"wait", "suppress", "vote"}
-# Bidirectional controls can reorder the text around them, so they are spelled out like the C0 controls.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +115,6 @@ class Step:
     kept: int
     dropped: int
     reasons: Mapping[str, float]
-
-
-def visible(text: object) -> str:
-    """`text` with control and reordering characters shown as symbols, and lone surrogates as U+FFFD."""
-    return _HIDDEN.sub(lambda found: _symbol(ord(found.group())), str(text))
 
 
 def read_arms(summary: Mapping[str, Any]) -> list[Arm]:
@@ -276,11 +269,3 @@ def _counts(row: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _symbol(code: int) -> str:
-    if 0xD800 <= code <= 0xDFFF:
-        return "\ufffd"
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else f"⟨U+{code:04X}⟩"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from markupsafe import Markup, escape
 
-from tutelage.report.summary import visible
+from tutelage.plain import visible
 
 Scale = Callable[[float], float]
 

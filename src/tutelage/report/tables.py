@@ -7,11 +7,11 @@ Does not: read manifests or compute.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from tutelage.errors import UsageError
+from tutelage.plain import cell, table
 from tutelage.report.curve import describe
 from tutelage.report.lines import LineRow, read_lines, read_neighbours, targets_of
 from tutelage.report.summary import Arm, Comparison, Point, read_arms, read_comparisons, read_curve
@@ -33,20 +33,20 @@ def markdown(summary: Mapping[str, Any]) -> str:
             "tokens seen in training",
             "teacher calls",
         )
-        parts.append(_table(head, [_arm(arm) for arm in arms]))
+        parts.append(table(head, [_arm(arm) for arm in arms]))
     if comparisons:
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
-        parts.append(_table(head, [_comparison(row) for row in comparisons]))
+        parts.append(table(head, [_comparison(row) for row in comparisons]))
     if curve:
         head = ("arm", "method", "setting", "seed", "accuracy, 95 % interval", "n", "samples", "tokens")
-        parts.append(_table(head, [_point(point) for point in curve]))
+        parts.append(table(head, [_point(point) for point in curve]))
     if lines := read_lines(summary):
         reach = [f"tokens to {100 * target:g} %" for target in targets_of(summary)]
         head = ("arm", "seed", "line", "n", "area, 95 % interval", "over tokens", *reach)
-        parts.append(_table((*head, "control", "scaling", "performance"), [_line(line) for line in lines]))
+        parts.append(table((*head, "control", "scaling", "performance"), [_line(line) for line in lines]))
     if steps := read_neighbours(summary):
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
-        parts.append(_table(head, [_comparison(row) for row in steps]))
+        parts.append(table(head, [_comparison(row) for row in steps]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -73,7 +73,7 @@ def _facts(summary: Mapping[str, Any]) -> str:
         facts.append(f"device: {'; '.join(devices)}")
     if summary.get("wall_s"):
         facts.append(f"{float(summary['wall_s']) / 60:.1f} minutes in all")
-    return _clean("; ".join(fact for fact in facts if fact) + ".")
+    return cell("; ".join(fact for fact in facts if fact) + ".")
 
 
 def _arm(arm: Arm) -> tuple[str, ...]:
@@ -116,16 +116,6 @@ def _point(point: Point) -> tuple[str, ...]:
 def _line(line: LineRow) -> tuple[str, ...]:
     numbers = (line.n, line.area, line.span, *line.reached, line.control, line.scaling, line.performance)
     return (line.arm, line.seed, line.name, *numbers)
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(_clean(cell) for cell in line) + " |" for line in lines)
-
-
-def _clean(text: str) -> str:
-    """Text that cannot end a cell or become markup: tags, emphasis, code, entities, mathematics, links."""
-    return re.sub(r"([|<>`\\*_&~$]|\](?=[(\[])|:(?=//))", r"\\\1", " ".join(text.split()))
 
 
 def _percent(value: float, lo: float, hi: float) -> str:
