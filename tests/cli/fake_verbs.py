@@ -103,10 +103,10 @@ def student(ctx: JobContext[StudentConfig]) -> dict[str, Any]:
 
 _OUT = (Output("result", "{job}.json"),)
 KINDS = {
-    name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("train", "evaluate"))
+    name: StageKind(name, config, "fake_verbs:tell", _OUT, per_seed=name in ("sft", "evaluate"))
     for name, config in {
         "verify": VerifyConfig,
-        "train": TrainConfig,
+        "sft": TrainConfig,
         "evaluate": EvaluateConfig,
         "make": MakeConfig,
     }.items()

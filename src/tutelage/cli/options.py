@@ -87,11 +87,12 @@ def run_stage(
     as_json: bool,
     seed: int = 0,
     ledger: Path | None = None,
+    kind: str = "",
 ) -> None:
-    """Run the stage of the kind `verb` in this process, with progress on stderr, and print what came of
-    it."""
+    """Run the stage of the kind `kind` (default: `verb`) in this process, with progress on stderr, and print
+    what came of it."""
     result = stage_result(
-        verb, out, settings=settings, inputs=inputs, overrides=overrides, seed=seed, ledger=ledger
+        verb, out, settings=settings, inputs=inputs, overrides=overrides, seed=seed, ledger=ledger, kind=kind
     )
     plain = {name: each for name, each in result["metrics"].items() if not isinstance(each, dict)}
     lines = [f"{name}: {each}" for name, each in plain.items()]
@@ -112,17 +113,19 @@ def stage_result(
     overrides: Sequence[str] | None,
     seed: int = 0,
     ledger: Path | None = None,
+    kind: str = "",
 ) -> dict[str, Any]:
-    """What `run_single` gives for the stage of the kind `verb`, with progress on stderr."""
+    """What `run_single` gives for the stage of the kind `kind` (default: `verb`), with progress on stderr."""
     from tutelage.recipe.single import run_single
 
     return shown(
         verb,
         lambda progress: run_single(
-            verb,
+            kind or verb,
             settings,
             out,
             inputs=inputs,
+            verb=verb,
             seed=seed,
             ledger=ledger,
             overrides=overrides or (),

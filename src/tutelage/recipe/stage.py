@@ -10,7 +10,7 @@ A kind in short::
         problems: Annotated[str, InputRef("problems")]
         steps: int = 300
 
-    StageKind("train", TrainConfig, run="tutelage.recipe.jobs:train",
+    StageKind("sft", TrainConfig, run="tutelage.recipe.jobs:sft",
               outputs=(Output("model", "models/{job}", "model"),), per_seed=True, expected_s=20.0)
 
     def train(ctx: JobContext[TrainConfig]) -> dict[str, Any]:

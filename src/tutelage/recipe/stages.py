@@ -16,15 +16,9 @@ from pydantic import Field, ValidationError, model_validator
 from tutelage.recipe.decoding import Policy, Sampling
 from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.teachers import EndpointTeacher, Teacher
+from tutelage.recipe.training import TRAINING, Count, Model, Positive, Problems, Traces
 
-Problems = Annotated[str, InputRef("problems")]
-Traces = Annotated[str, InputRef("traces")]
-Verdicts = Annotated[str, InputRef("verdicts")]
-Model = Annotated[str, InputRef("model")]
 Evaluated = Annotated[str, InputRef("evaluation")]
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Template(Settings):
@@ -157,45 +151,6 @@ class Verify(StageConfig):
     agreement: bool = False
 
 
-class Lora(Settings):
-    """Low-rank adaptation."""
-
-    rank: Positive = 16
-    alpha: Positive = 32
-    dropout: Share = 0.0
-
-
-class Train(StageConfig):
-    """Supervised fine-tuning of `model`. Data: `traces` (several sources are put together), of each problem
-    the first `calls` samples, of those the first `per_problem` that pass `keep`; target `answer` drops the
-    thinking; without traces the gold answers are learned, written as `answer`."""
-
-    kind: Literal["train"]
-    model: Model
-    problems: tuple[Problems, ...]
-    traces: tuple[Traces, ...] = ()
-    verdicts: tuple[Verdicts, ...] = ()
-    keep: Literal["all", "correct"] = "all"
-    calls: Positive | None = None
-    per_problem: Positive = 1
-    target: Literal["thinking", "answer"] = "thinking"
-    answer: str = "The answer is {gold}."
-    max_length: Positive = 1024
-    too_long: Literal["refuse", "drop"] = "refuse"
-    steps: Positive
-    batch: Positive = 32
-    accumulate: Positive = 1
-    learning_rate: float = Field(default=3e-3, gt=0)
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = Field(default=50, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    beta2: float = Field(default=0.98, gt=0, lt=1)
-    bf16: bool = False
-    checkpointing: bool = False
-    lora: Lora | None = None
-    expected_s: float = 30.0
-
-
 class Evaluate(StageConfig):
     """Accuracy of one arm: `samples` replies per problem under a policy, judged by the problems' checkers.
     `thinking: false` asks the student without thinking markers, whatever its template says."""
@@ -302,14 +257,7 @@ KINDS: dict[str, StageKind] = {
             expected_s=2.0,
             version=3,
         ),
-        StageKind(
-            "train",
-            Train,
-            f"{_JOBS}.training:train",
-            (Output("model", "models/{job}", "model"),),
-            per_seed=True,
-            expected_s=lambda config: config.expected_s,
-        ),
+        *TRAINING,
         StageKind(
             "evaluate",
             Evaluate,

@@ -1,7 +1,7 @@
 """Settings of the stages that train, and of those that make their data.
 
 Promises: importing it loads no heavy library; every setting is used by the stage that has it.
-Does not: train (see `recipe.jobs` and the room `train`), or list the kinds (see `stages`).
+Does not: train (see `recipe.jobs` and the room `train`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tutelage.recipe.decoding import Policy, Sampling
-from tutelage.recipe.stage import InputRef, LocalOrName, Settings, StageConfig
+from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.teachers import EndpointTeacher
 
 Problems = Annotated[str, InputRef("problems")]
@@ -303,3 +303,40 @@ class Ppo(Rl):
     value_clip: Above = 0.2
     value_learning_rate: Above = 1e-4
     kl: Annotated[float, Field(ge=0)] = 0.0
+
+
+_JOBS = "tutelage.recipe.jobs"
+_TRAINED = (Output("model", "models/{job}", "model"), Output("log", "metrics/{job}.jsonl", "log"))
+
+
+def _kind(name: str, config: type[StageConfig], run: str, outputs: tuple[Output, ...]) -> StageKind:
+    return StageKind(
+        name,
+        config,
+        f"{_JOBS}.{run}",
+        outputs,
+        per_seed=True,
+        expected_s=lambda settings: settings.expected_s,
+    )
+
+
+TRAINING: tuple[StageKind, ...] = (
+    _kind("mid-train", MidTrain, "training:mid_train", _TRAINED),
+    _kind("sft", Sft, "training:sft", _TRAINED),
+    _kind("score", Score, "distilling:score", (Output("scores", "data/{job}.scores.parquet", "scores"),)),
+    _kind("distill", Distill, "distilling:distill", _TRAINED),
+    _kind(
+        "rollouts",
+        Rollouts,
+        "rolling:rollouts",
+        (
+            Output("rollouts", "data/{job}.rollouts.parquet", "rollouts"),
+            Output("traces", "data/{job}.traces.parquet", "traces"),
+            Output("verdicts", "data/{job}.verdicts.parquet", "verdicts"),
+        ),
+    ),
+    _kind("pairs", Pairs, "preferring:pairs", (Output("pairs", "data/{job}.pairs.parquet", "pairs"),)),
+    _kind("dpo", Dpo, "preferring:dpo", _TRAINED),
+    _kind("grpo", Grpo, "reinforcing:grpo", _TRAINED),
+    _kind("ppo", Ppo, "rolling:ppo", _TRAINED),
+)

@@ -1,0 +1,130 @@
+"""What all training jobs share: their settings as the room `train` wants them, what survives a kill, the
+validation, and the folder at the end.
+
+Promises: a job that was killed goes on at its last checkpoint, unless its settings or the content of its
+inputs changed; the finished folder holds the model, its template and its card, and nothing that depends on
+the clock.
+Does not: train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from tutelage.measure.selection import evaluator
+from tutelage.recipe.files import content_hash, remove
+from tutelage.recipe.stage import JobContext
+from tutelage.recipe.training import Training
+from tutelage.records import Problem, read_records, stable_hash
+from tutelage.students.card import write_training
+from tutelage.students.pretrained import Student, load_student, save_student
+from tutelage.train.fit import Fitted
+from tutelage.train.journal import write_log
+from tutelage.train.settings import Keep, Lora, Optimiser, Validation
+
+WORK = ".work"
+# Settings that do not change what is trained.
+_BESIDE = {"expected_s", "save_every", "trackers"}
+
+
+def start(ctx: JobContext[Training]) -> Student:
+    """The student that the job starts from, with torch at the job's threads."""
+    torch.set_num_threads(ctx.threads)
+    return load_student(str(ctx.path("model")))
+
+
+def optimiser(ctx: JobContext[Training]) -> Optimiser:
+    """The stage's optimiser settings."""
+    config = ctx.config
+    names = set(Optimiser.__dataclass_fields__) - {"seed", "lora"}
+    return Optimiser(
+        **config.model_dump(include=names),
+        lora=Lora(**config.lora.model_dump()) if config.lora else None,
+        seed=ctx.seed or 0,
+    )
+
+
+def keep(ctx: JobContext[Training]) -> Keep:
+    """Where the job keeps its checkpoints: beside its model, while it runs."""
+    model = ctx.outputs["model"]
+    settings = ctx.config.model_dump(mode="json", exclude=_BESIDE)
+    inputs = {
+        f"{name}.{source.key}": content_hash(source.path)
+        for name, sources in sorted(ctx.inputs.items())
+        for source in sources
+    }
+    return Keep(
+        folder=model.with_name(model.name + WORK),
+        mark=stable_hash(settings, inputs, ctx.seed),
+        every=ctx.config.save_every,
+        trackers=ctx.config.trackers,
+    )
+
+
+def validation(ctx: JobContext[Training]) -> Validation | None:
+    """The stage's look at held-out problems, if it has one."""
+    wanted = ctx.config.validate_on
+    if wanted is None:
+        return None
+    evaluate = evaluator(
+        validation_problems(ctx),
+        policy=wanted.policy.model_dump(),
+        sampling=wanted.sampling.model_dump(),
+        max_answer=wanted.max_answer_tokens,
+        max_batch=wanted.max_batch,
+        seed=ctx.seed or 0,
+    )
+    return Validation(evaluate, wanted.every, wanted.patience, wanted.choose)
+
+
+def validation_problems(ctx: JobContext[Training]) -> list[Problem]:
+    """The problems that the stage validates on."""
+    wanted = ctx.config.validate_on
+    if wanted is None:
+        return []
+    return read_records(ctx.path("validate_on.problems"), Problem)[: wanted.limit]
+
+
+def finish(
+    ctx: JobContext[Training],
+    student: Student,
+    fitted: Fitted,
+    numbers: Mapping[str, Any],
+    problems: list[Problem],
+) -> dict[str, Any]:
+    """Write the model, its card and the log; gives the job's metrics. `numbers` are what the stage counted,
+    `problems` what was trained on."""
+    config, folder = ctx.config, ctx.outputs["model"]
+    chosen = config.validate_on is not None and (
+        config.validate_on.patience is not None or config.validate_on.choose == "best"
+    )
+    save_student(student, folder)
+    write_training(
+        folder,
+        {
+            "kind": config.kind,
+            "settings": config.model_dump(mode="json", exclude=_BESIDE | {"model"}),
+            "seed": ctx.seed or 0,
+            "steps": fitted.steps,
+            "stopped": fitted.stopped,
+            "chosen_step": fitted.chosen_step,
+            "numbers": dict(numbers),
+        },
+        before=ctx.path("model"),
+        trained_on=problems,
+        selected_on=validation_problems(ctx) if chosen else [],
+    )
+    write_log(ctx.outputs["log"], fitted.log)
+    remove(folder.with_name(folder.name + WORK))
+    return {
+        **numbers,
+        "steps": fitted.steps,
+        "train_seconds": fitted.seconds,
+        "losses": [(row["step"], row["loss"]) for row in fitted.log if "loss" in row],
+        "validations": fitted.validations,
+        "stopped": fitted.stopped,
+        "chosen_step": fitted.chosen_step,
+    }
