@@ -10,7 +10,8 @@ Does not: make batches or losses (a stage's trainer does), or save the trained m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
+from transformers.utils import logging as hf_logging
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.students.pretrained import Student
@@ -110,7 +112,8 @@ def _fit(
         raise UsageError("validate_on works in one process; leave it out when training in several")
     _check_losses(trainer)
     try:
-        trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
+        with _quiet():
+            trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
     except _NotFinite as error:
         where = f" ({names()})" if names else ""
         kept = "; the last checkpoint is kept" if keep.folder else ""
@@ -186,12 +189,24 @@ def _lora_config(lora: Lora) -> LoraConfig:
     )
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bar for each checkpoint that is written: the stage has a bar of its own."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
 def _check_losses(trainer: Trainer) -> None:
     """Look at every micro-batch's loss before the optimiser uses its gradient."""
     inner = trainer.training_step
 
     def step(*args: Any, **kwargs: Any) -> torch.Tensor:
-        loss = inner(*args, **kwargs)
+        loss: torch.Tensor = inner(*args, **kwargs)
         if not torch.isfinite(loss).all():
             raise _NotFinite
         return loss
