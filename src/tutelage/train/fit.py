@@ -126,8 +126,8 @@ def _fit(
     except Exception as error:
         if keep.folder and _disk_refused(error):
             raise StorageError(
-                f"{folder}: a checkpoint cannot be written ({error}); free some space and run the same command "
-                "again, it goes on at the last whole checkpoint"
+                f"{folder}: a checkpoint cannot be written ({error}); free some space and run the same "
+                "command again, it goes on at the last whole checkpoint"
             ) from error
         raise
     if watch.best is not None and validation and validation.choose == "best":
