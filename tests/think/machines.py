@@ -39,10 +39,10 @@ def scores_of(order):
     return scores
 
 
-def play(state, prefer, prompt=PROMPT, append_only=False):
+def play(state, prefer, prompt=PROMPT, append_only=False, begun=()):
     """Drive `state` with a mock model: `prefer(context)` orders the alphabet. Returns the ids in its
     cache."""
-    cache = [*prompt, *state.opening]
+    cache = [*prompt, *begun, *state.opening]
     banned, steps = (), 0
     while not state.finished:
         steps += 1

@@ -179,11 +179,14 @@ def decode(
     problems: Sequence[Problem],
     policy: ThinkingPolicy,
     progress: Progress | None = None,
+    *,
+    logprobs: bool = False,
 ) -> list[Completion]:
-    """Completions of every problem, problem by problem, sample by sample."""
+    """Completions of every problem, problem by problem, sample by sample; with `logprobs` each id with its
+    log-probability."""
     requests: list[Request] = []
     for problem in problems:
-        first = _request(teacher, problem, policy)
+        first = replace(_request(teacher, problem, policy), logprobs=0 if logprobs else None)
         for sample in range(teacher.samples):
             requests.append(replace(first, seed=_seed(teacher, problem, sample)))
     return Engine(teacher.student, max_batch=teacher.max_batch).generate(requests, progress)

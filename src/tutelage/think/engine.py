@@ -27,6 +27,7 @@ from torch import Tensor
 from tutelage.errors import UsageError
 from tutelage.students.pretrained import Student
 from tutelage.think.backend import Backend, HuggingFace, Scores
+from tutelage.think.begun import take_up
 from tutelage.think.machine import Machine, State, Step
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.request import Completion, FinishReason, Logprob, Piece, PromptTooLong, Request
@@ -116,8 +117,11 @@ class Engine:
             if request.choose_wait is not None:
                 job.state.choose_wait = partial(_chosen_wait, job, request.choose_wait)
             jobs.append(job)
+        for job in jobs:
+            if job.state.finished:  # what was begun was the whole reply
+                self._finish(job)
         with self._lock:
-            self._inbox.extend(jobs)
+            self._inbox.extend(job for job in jobs if not job.over)
         self._news.set()
         return jobs
 
@@ -188,18 +192,21 @@ class Engine:
         machine = self._machine(request.policy, request.thinks)
         prompt, most = request.prompt_ids, request.max_new_tokens
         vocabulary = int(self.student.model.config.vocab_size)
-        if min(prompt) < 0 or max(prompt) >= vocabulary:
+        if min(request.given) < 0 or max(request.given) >= vocabulary:
             raise UsageError(f"the prompt holds an id that is not in the model's vocabulary of {vocabulary}")
         room = self.context - len(prompt)
         limited = most is not None and most <= room
         try:
-            return machine.start(min(room, most or room), prompt[-1], request.max_answer)
+            state = machine.start(min(room, most or room), prompt[-1], request.max_answer)
         except UsageError as error:
             if limited:
                 raise UsageError(f"max_new_tokens is {most}: {error}") from error
             raise PromptTooLong(
                 f"the prompt is {len(prompt)} tokens long, the model's context {self.context}: {error}"
             ) from error
+        if request.begun:
+            take_up(state, request.begun)
+        return state
 
     def _drain(self) -> None:
         """Take in what was submitted, and throw out what was cancelled."""
@@ -223,7 +230,7 @@ class Engine:
         fresh: list[tuple[int, ...]] = []
         total = 0
         while self._waiting:
-            prompt = self._waiting[0].request.prompt_ids
+            prompt = self._waiting[0].request.given
             if prompt not in groups and table.like(prompt) is None:
                 if len(fresh) == table.free or (fresh and total + len(prompt) > _PREFILL_TOKENS):
                     break
@@ -441,10 +448,12 @@ def _alike(jobs: list[Job]) -> list[list[Job]]:
     """Requests that will draw the same id: greedy ones, and those of equal sampling, seed and refusals."""
     if len(jobs) == 1:
         return [jobs]
-    groups: dict[tuple[Sampling, int, int] | None, list[Job]] = {}
+    groups: dict[tuple[Sampling, int, int, int] | None, list[Job]] = {}
     for job in jobs:
-        sampling = job.request.sampling
-        key = None if sampling.greedy else (sampling, job.request.seed, job.state.progress.refused)
+        sampling, state = job.request.sampling, job.state
+        # One may have begun where another's prompt ends: then their places differ.
+        place = (len(state.ids), state.progress.refused)
+        key = None if sampling.greedy else (sampling, job.request.seed, *place)
         groups.setdefault(key, []).append(job)
     return list(groups.values())
 

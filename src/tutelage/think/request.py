@@ -33,7 +33,9 @@ class Request:
     `logprobs`: so many of the best ids beside each id's own log-probability, None: none of it. `choose_wait`:
     (last hidden state (width,), waits so far) -> index into the policy's wait strings, for a refused close;
     None: let it close after all, unless it comes before the policy's minimum.
-    `thinks` False: no markers, the whole reply is the answer, whatever the model's template says."""
+    `thinks` False: no markers, the whole reply is the answer, whatever the model's template says.
+    `begun`: ids of the reply that were written earlier; it goes on after them (see `begun`), and they are
+    part of the completion. Neither `stop` nor `logprobs` goes with them."""
 
     prompt_ids: tuple[int, ...]
     policy: ThinkingPolicy = field(default_factory=ThinkingPolicy)
@@ -45,6 +47,7 @@ class Request:
     logprobs: int | None = None
     choose_wait: Callable[[Tensor, int], int | None] | None = None
     thinks: bool = True
+    begun: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -57,6 +60,13 @@ class Request:
             raise UsageError("stop holds an empty string; leave it out")
         if self.choose_wait is not None and not self.policy.wait_strings:
             raise UsageError("choose_wait picks among wait strings, but the policy's wait is None")
+        if self.begun and (self.stop or self.logprobs is not None):
+            raise UsageError("begun: a reply that goes on cannot have stop strings or log-probabilities")
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """All ids that are there before the first step: the prompt and what was begun."""
+        return self.prompt_ids + self.begun
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ class Row:
 
     @property
     def prompt(self) -> tuple[int, ...]:
-        """The prompt of all its requests."""
-        return self.jobs[0].request.prompt_ids
+        """What all its requests were given: the prompt, and what was begun of the reply."""
+        return self.jobs[0].request.given
 
     @property
     def due(self) -> int:
@@ -75,7 +75,7 @@ class Row:
     @property
     def next_id(self) -> int:
         """The first of them."""
-        prompt = self.prompt
+        prompt = self.jobs[0].request.prompt_ids
         place = self.length - len(prompt)
         return self.jobs[0].state.ids[place] if place >= 0 else prompt[self.length]
 
@@ -100,7 +100,7 @@ class Table:
 
     def prefilled(self, handle: int, jobs: list[Job]) -> Row:
         """A new row of `jobs` whose prompt the backend holds as `handle`."""
-        row = Row(jobs, len(jobs[0].request.prompt_ids), handle)
+        row = Row(jobs, len(jobs[0].request.given), handle)
         self.rows.append(row)
         return row
 
