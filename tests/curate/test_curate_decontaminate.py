@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tutelage.curate import decontaminate, too_short
 from tutelage.errors import UsageError
-from tutelage.problems.questions import words
+from tutelage.questions import words
 from tutelage.records import Problem
 
 LONG = "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"

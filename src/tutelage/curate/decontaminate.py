@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tutelage.errors import UsageError
-from tutelage.problems.questions import question_key, words
+from tutelage.questions import question_key, words
 from tutelage.records import Problem
 
 Rule = Literal["exact", "ngram", "duplicate"]

@@ -68,7 +68,7 @@ def load_student(
     elif (folder := Path(name).expanduser()).is_dir():
         if (folder / "adapter_config.json").is_file():
             return _load_adapter(folder, target, dtype, template)
-        saved = _saved_template(folder)
+        saved = saved_template(folder)
         place = str(folder)
     elif _may_be_hub_name(name):
         place = name
@@ -160,11 +160,12 @@ def _load_adapter(folder: Path, device: str, dtype: str, template: Template | No
     tokenizer = below.tokenizer
     if (folder / "tokenizer.json").is_file():
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    saved = _saved_template(folder)
+    saved = saved_template(folder)
     return Student(model.eval(), tokenizer, template or saved or below.template, str(folder))
 
 
-def _saved_template(folder: Path) -> Template | None:
+def saved_template(folder: Path) -> Template | None:
+    """The template kept with the model in `folder`, if there is one. Raises UsageError for a broken file."""
     file = folder / TEMPLATE_FILE
     if not file.is_file():
         return None

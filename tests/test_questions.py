@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tutelage.problems.questions import question_hashes
+from tutelage.questions import question_hashes
 from tutelage.records import Problem
 
 
