@@ -153,7 +153,9 @@ class Verify(StageConfig):
 
 class Evaluate(StageConfig):
     """Accuracy of one arm: `samples` replies per problem under a policy, judged by the problems' checkers.
-    `thinking: false` asks the student without thinking markers, whatever its template says."""
+    `thinking: false` asks the student without thinking markers, whatever its template says. Problems that a
+    checkpoint of the model was chosen on are refused; `allow_chosen_on` measures them all the same, and the
+    report says so beside the number."""
 
     kind: Literal["evaluate"]
     arm: str
@@ -167,6 +169,7 @@ class Evaluate(StageConfig):
     max_answer_tokens: Positive = 64
     max_batch: Positive = 64
     bf16: bool = False
+    allow_chosen_on: bool = False
     expected_s: float = 10.0
 
 
@@ -178,7 +181,7 @@ class Sweep(StageConfig):
     Every point takes `samples` replies at `temperature` (0: greedy). Votes are taken among `vote_samples`
     unforced replies at `vote_temperature`; null: the points' own. `targets` are accuracies whose tokens are
     looked for. `max_thinking` bounds the unforced model; `close` and `grace_tokens` say how a budget closes
-    (see `think.policy`)."""
+    (see `think.policy`). `allow_chosen_on` is that of `evaluate`."""
 
     kind: Literal["sweep"]
     arm: str
@@ -202,6 +205,7 @@ class Sweep(StageConfig):
     max_answer_tokens: Positive = 64
     max_batch: Positive = 64
     bf16: bool = False
+    allow_chosen_on: bool = False
     expected_s: float = 60.0
 
 
@@ -213,8 +217,19 @@ class Compare(StageConfig):
     pairs: tuple[tuple[str, str], ...]
 
 
+class Against(Settings):
+    """Accuracy against a number, such as how many traces were learned from: `axis` names the number, `lines`
+    the lines, each of them arms with their numbers. `logarithmic`: the axis doubles."""
+
+    axis: str
+    lines: Mapping[str, Mapping[str, float]]
+    logarithmic: bool = False
+
+
 class Report(StageConfig):
-    """The page and summary.json. `show` problems go into the reader of traces."""
+    """The page and summary.json. `show` problems go into the reader of traces. `ladders` (a title, and arms
+    in order) show the accuracy after each stage, `against` accuracy against a number; both name
+    `evaluations`."""
 
     kind: Literal["report"]
     problems: Problems
@@ -222,6 +237,21 @@ class Report(StageConfig):
     sweeps: tuple[Annotated[str, InputRef("curve")], ...] = ()
     comparisons: Annotated[str, InputRef("comparisons")] | None = None
     show: Positive = 40
+    ladders: Mapping[str, tuple[str, ...]] = {}
+    against: Mapping[str, Against] = {}
+
+    @model_validator(mode="after")
+    def _arms_are_evaluated(self) -> Self:
+        named = {f"ladders.{title}": arms for title, arms in self.ladders.items()}
+        for title, plot in self.against.items():
+            named |= {f"against.{title}.lines.{line}": tuple(arms) for line, arms in plot.lines.items()}
+            if plot.logarithmic and any(x <= 0 for arms in plot.lines.values() for x in arms.values()):
+                raise ValueError(f"against.{title}: a logarithmic axis takes numbers above 0 only")
+        for place, arms in named.items():
+            for arm in arms:
+                if arm not in self.evaluations:
+                    raise ValueError(f"{place}: {arm!r} is not among the evaluations")
+        return self
 
 
 _JOBS = "tutelage.recipe.jobs"
@@ -265,6 +295,7 @@ KINDS: dict[str, StageKind] = {
             (Output("evaluation", "metrics/{job}", "evaluation"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
+            version=2,
         ),
         StageKind(
             "sweep",
@@ -273,7 +304,7 @@ KINDS: dict[str, StageKind] = {
             (Output("curve", "metrics/{job}", "curve"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
-            version=2,
+            version=3,
         ),
         StageKind(
             "compare",
@@ -288,6 +319,7 @@ KINDS: dict[str, StageKind] = {
             (Output("page", "report.html"), Output("summary", "metrics/summary.json")),
             sees_run=True,
             expected_s=2.0,
+            version=2,
         ),
     )
 }

@@ -10,13 +10,16 @@ Does not: train.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tutelage.measure.selection import evaluator
 from tutelage.recipe.files import content_hash, remove
-from tutelage.recipe.stage import JobContext
+from tutelage.recipe.load import FILE_PREFIX
+from tutelage.recipe.manifest import versions
+from tutelage.recipe.stage import InputPath, JobContext, marked
 from tutelage.recipe.training import Training
 from tutelage.records import Problem, read_records, stable_hash
 from tutelage.students.card import write_training
@@ -88,6 +91,34 @@ def validation_problems(ctx: JobContext[Training]) -> list[Problem]:
     return read_records(ctx.path("validate_on.problems"), Problem)[: wanted.limit]
 
 
+def plain_settings(config: Training) -> dict[str, Any]:
+    """The settings that decide what is trained, without the folders that files lie in."""
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude=_BESIDE | {"model"})
+    for found in marked(config):
+        if found.place[0] == "model" or not (
+            found.value.startswith(FILE_PREFIX) or isinstance(found.marker, InputPath)
+        ):
+            continue
+        target: Any = settings
+        for part in found.place[:-1]:
+            target = target[part]
+        target[found.place[-1]] = Path(found.value).name
+    return settings
+
+
+def data_hash(ctx: JobContext[Training]) -> str:
+    """The content of everything that the stage learned from. Verdicts are left out: they hold the seconds
+    that judging took, and what they chose is in the counts."""
+    return stable_hash(
+        {
+            f"{name}.{source.key}": content_hash(source.path)
+            for name, sources in sorted(ctx.inputs.items())
+            for source in sources
+            if name not in {"model", "verdicts"}
+        }
+    )
+
+
 def finish(
     ctx: JobContext[Training],
     student: Student,
@@ -105,10 +136,14 @@ def finish(
     write_training(
         folder,
         {
+            "stage": ctx.stage,
             "kind": config.kind,
-            "settings": config.model_dump(mode="json", exclude=_BESIDE | {"model"}),
+            "settings": plain_settings(config),
+            "data": data_hash(ctx),
+            "versions": versions(),
             "seed": ctx.seed or 0,
             "steps": fitted.steps,
+            "validations": fitted.validations,
             "stopped": fitted.stopped,
             "chosen_step": fitted.chosen_step,
             "numbers": dict(numbers),

@@ -1,6 +1,8 @@
 """Jobs that measure: arms, and comparisons of arms. Sweeps over thinking: see `sweeping`.
 
-Promises: an evaluation is a folder with its numbers, traces and verdicts; comparisons pair the same problems.
+Promises: an evaluation is a folder with its numbers, traces and verdicts, and says how many of the questions
+the model learned from, or was chosen on (which is refused unless asked for); comparisons pair the same
+problems.
 Does not: hold a room's logic.
 """
 
@@ -18,22 +20,18 @@ import torch
 from tutelage.errors import UsageError
 from tutelage.measure.compare import compare, with_holm
 from tutelage.measure.evaluate import evaluate, scores_by_problem
+from tutelage.measure.selection import Seen, allow, judged
 from tutelage.recipe import stages
 from tutelage.recipe.files import replace_folder, write_text
 from tutelage.recipe.stage import JobContext
-from tutelage.records import Problem, Trace, Verdict, by_id, read_records, write_records
+from tutelage.records import Problem, Trace, Verdict, read_records, write_records
+from tutelage.students.lineage import read_training
 from tutelage.students.pretrained import Student, load_student
 from tutelage.teachers.local import LocalTeacher, local_sampler
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
-from tutelage.verify.cascade import judge
 
 EVALUATION, TRACES, VERDICTS = "evaluation.json", "traces.parquet", "verdicts.parquet"
-
-
-def judged(problems: Sequence[Problem], traces: Sequence[Trace]) -> list[Verdict]:
-    """Verdicts by each problem's own checker."""
-    return list(judge(by_id(list(problems)), traces))
 
 
 def load(path: Path, bf16: bool, threads: int) -> Student:
@@ -42,10 +40,17 @@ def load(path: Path, bf16: bool, threads: int) -> Student:
     return load_student(str(path), dtype="bfloat16" if bf16 else "float32")
 
 
+def allowed(ctx: JobContext[Any], problems: Sequence[Problem]) -> Seen:
+    """What the model has seen of `problems`; raises UsageError where it must not be measured on them."""
+    lineage = read_training(ctx.path("model"))
+    return allow(problems, lineage, forced=ctx.config.allow_chosen_on, what=f"stage {ctx.stage}")
+
+
 def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
     """Accuracy of one arm for one seed."""
     config = ctx.config
     problems = read_records(ctx.path("problems"), Problem)
+    known = allowed(ctx, problems)
     student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not config.thinking or config.system is not None:
         template = replace(student.template, thinking=config.thinking and student.template.thinking)
@@ -63,14 +68,12 @@ def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
     )
     policy = ThinkingPolicy(**config.policy.model_dump())
     found = evaluate(problems, local_sampler(teacher, policy, ctx.progress), judged)
+    told = {"arm": config.arm, "device": device_of(student), **found.to_json(), **known.to_json()}
     with replace_folder(ctx.outputs["evaluation"]) as folder:
-        write_text(
-            folder / EVALUATION,
-            json.dumps({"arm": config.arm, "device": device_of(student), **found.to_json()}, indent=1),
-        )
+        write_text(folder / EVALUATION, json.dumps(told, indent=1))
         write_records(folder / TRACES, found.traces, Trace)
         write_records(folder / VERDICTS, found.verdicts, Verdict)
-    return {"arm": config.arm, "device": device_of(student), **found.to_json()}
+    return told
 
 
 def device_of(student: Student) -> str:

@@ -21,11 +21,12 @@ from tutelage.errors import UsageError
 from tutelage.measure.grid import Grid
 from tutelage.measure.lines import analyse
 from tutelage.measure.replies import Judged
+from tutelage.measure.selection import judged
 from tutelage.measure.sweep import Point, sweep
 from tutelage.measure.ways import method_of
 from tutelage.recipe import stages
 from tutelage.recipe.files import replace_folder, write_text
-from tutelage.recipe.jobs.measuring import TRACES, VERDICTS, device_of, judged, load
+from tutelage.recipe.jobs.measuring import TRACES, VERDICTS, allowed, device_of, load
 from tutelage.recipe.jobs.showing import choose_shown, reader_rows
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, write_records
@@ -46,6 +47,7 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
     config, seed = ctx.config, ctx.seed or 0
     grid = grid_of(config)
     problems = read_records(ctx.path("problems"), Problem)
+    known = allowed(ctx, problems)
     student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not student.template.thinking:
         raise UsageError(f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep")
@@ -60,7 +62,7 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
         max_answer=config.max_answer_tokens,
         progress=ctx.progress,
     )
-    rows = [point.row for point in points]
+    rows = [{**point.row, **known.to_json()} for point in points]
     analysis = {
         "arm": config.arm,
         "device": device_of(student),

@@ -20,6 +20,7 @@ from tutelage.errors import UsageError
 from tutelage.recipe import stages
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
+from tutelage.students.card import write_start
 from tutelage.students.pretrained import Student, load_student, save_student
 from tutelage.students.template import Template
 from tutelage.train.examples import build_examples, gold_traces
@@ -39,6 +40,7 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
         source = str(LAB_BASE) if config.source == "lab-base" else config.source
         found = load_student(source, device="cpu", template=template)
     save_student(found, ctx.outputs["model"])
+    write_start(ctx.outputs["model"], config.source)
     return {"source": config.source, "parameters": sum(p.numel() for p in found.model.parameters())}
 
 
