@@ -271,6 +271,7 @@ KINDS: dict[str, StageKind] = {
             f"{_JOBS}.training:student",
             (Output("model", "models/{stage}", "model"),),
             expected_s=5.0,
+            version=2,
         ),
         StageKind(
             "collect",

@@ -160,6 +160,7 @@ def finish(
         "train_seconds": fitted.seconds,
         "losses": [(row["step"], row["loss"]) for row in fitted.log if "loss" in row],
         "validations": fitted.validations,
+        "validation_problems": len(validation_problems(ctx)),
         "stopped": fitted.stopped,
         "chosen_step": fitted.chosen_step,
     }
