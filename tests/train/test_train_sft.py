@@ -14,7 +14,8 @@ from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import Student
 from tutelage.train.examples import IGNORE, Example, build_examples
-from tutelage.train.sft import Lora, SftResult, SftSettings, train_sft
+from tutelage.train.settings import Lora, Optimiser
+from tutelage.train.sft import SftResult, train_sft
 
 FAST: dict[str, Any] = {"batch": 2, "warmup_steps": 0, "learning_rate": 1e-2}
 START = tiny_student()
@@ -42,7 +43,7 @@ def seen(rows: list[Example]) -> int:
 
 def trained(rows: list[Example], **settings: Any) -> tuple[Student, SftResult]:
     begun = student()
-    result = train_sft(begun, rows, SftSettings(**{**FAST, **settings}))
+    result = train_sft(begun, rows, Optimiser(**{**FAST, **settings}))
     return begun, result
 
 
@@ -56,7 +57,7 @@ def same(a: Student, b: Student) -> bool:
 
 def test_the_loss_falls_on_a_fixed_batch_and_the_student_is_trained_in_place() -> None:
     begun, result = trained(examples(2), steps=20, schedule="constant")
-    assert result.steps == 20 and [step for step, _ in result.losses] == list(range(1, 21))
+    assert result.fitted.steps == 20 and [step for step, _ in result.losses] == list(range(1, 21))
     assert result.losses[-1][1] < 0.5 * result.losses[0][1]
     assert not same(begun, START) and not begun.model.training
 
@@ -133,7 +134,7 @@ def test_an_adapter_is_merged_into_a_plain_model() -> None:
     rows = examples(4)
     lora = Lora(rank=4, alpha=8)
     begun, result = trained(rows, steps=4, lora=lora)
-    assert result.steps == 4 and result.losses[-1][1] < result.losses[0][1]
+    assert result.fitted.steps == 4 and result.losses[-1][1] < result.losses[0][1]
     assert list(weights(begun)) == list(weights(START))
     assert type(begun.model) is type(START.model)
     changed = {name for name, value in weights(begun).items() if not torch.equal(value, weights(START)[name])}
@@ -146,8 +147,12 @@ def test_an_adapter_is_merged_into_a_plain_model() -> None:
 
 def test_progress_tells_every_step() -> None:
     heard: list[tuple[int, int, str]] = []
-    settings = SftSettings(steps=3, **FAST)
-    train_sft(student(), examples(2), settings, lambda done, total, note: heard.append((done, total, note)))
+    settings = Optimiser(steps=3, **FAST)
+
+    def progress(done: int, total: int, note: str) -> None:
+        heard.append((done, total, note))
+
+    train_sft(student(), examples(2), settings, progress=progress)
     assert [(done, total) for done, total, _ in heard] == [(1, 3), (2, 3), (3, 3)]
     assert heard[-1][2].startswith("loss ")
 
@@ -177,9 +182,11 @@ def test_no_example_is_refused() -> None:
         trained([], steps=1)
 
 
-def test_a_loss_that_is_no_number_stops_and_says_what_to_do() -> None:
+def test_a_loss_that_is_no_number_stops_and_names_the_samples() -> None:
     begun = student()
     with torch.no_grad():
         next(begun.model.parameters()).fill_(math.nan)
-    with pytest.raises(UsageError, match=r"no longer a number by step 1; lower learning_rate 0\.01"):
-        train_sft(begun, examples(2), SftSettings(steps=5, **FAST))
+    with pytest.raises(
+        UsageError, match=r"not a number at step 1 \(traces t[01], t[01]\): lower learning_rate"
+    ):
+        train_sft(begun, examples(2), Optimiser(steps=5, **FAST))

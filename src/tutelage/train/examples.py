@@ -1,9 +1,13 @@
 """From problems and traces to token ids with a loss mask.
 
-Promises: the loss falls on the reply only (thinking, closing marker, answer, end of turn), never on the
-prompt; what is trained is, id for id, what the engine will see at inference (`students.template` renders
+Promises: the loss falls on the reply (thinking, closing marker, answer, end of turn), and on the prompt only
+where asked; what is trained is, id for id, what the engine will see at inference (`students.template` renders
 both); nothing is cut: a sample over the limit is refused by name or dropped and counted, as the caller chose.
-Does not: choose traces (see `curate`) or train.
+Does not: choose traces (see `curate`), mix long and short ones (see `mixing`), pack, or train.
+
+Why prompts are masked: a question is drawn, so that nothing in the text before it tells the next word, and a
+small model spends its weights on learning the draws. In the lab, after the same steps, problems of 2, 4, 6
+and 8 steps were solved with 100, 100, 100 and 14 % with the mask and 31, 12, 18 and 8 % without it.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from tutelage.students.template import Template, render_completion, render_promp
 IGNORE = -100
 Target = Literal["thinking", "answer"]
 TooLong = Literal["refuse", "drop"]
+LossOn = Literal["reply", "document"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,10 @@ def build_examples(
     target: Target = "thinking",
     max_length: int = 1024,
     too_long: TooLong = "refuse",
+    loss_on: LossOn = "reply",
 ) -> ExampleSet:
-    """One example per trace, in the order of the traces. Target `answer` leaves the thinking empty.
+    """One example per trace, in the order of the traces. Target `answer` leaves the thinking empty;
+    `loss_on="document"` also learns the prompt (all of it but its first token, which nothing predicts).
 
     Raises UsageError when there is no trace, a trace's problem is unknown, a trace has no answer, or (with
     `refuse`) a sample has more than `max_length` tokens."""
@@ -81,7 +88,8 @@ def build_examples(
                 )
             left_out.append(trace.id)
             continue
-        labels = [IGNORE] * len(prompt) + reply
+        begun = [IGNORE, *prompt[1:]] if loss_on == "document" else [IGNORE] * len(prompt)
+        labels = begun[: len(prompt)] + reply
         examples.append(Example(prompt + reply, labels, problem.id, trace.id))
     if not examples:
         raise UsageError(f"every trace is longer than max_length {max_length}; raise it")
