@@ -114,7 +114,7 @@ class LocalTeacher:
 
     def trace_settings(self, sample: int) -> dict[str, Any]:
         """All that decides a reply but the problem."""
-        return {**_settings(self, self.policy), "model": self.model}
+        return {**decode_settings(self, self.policy), "model": self.model}
 
     def buy(self, wanted: Iterator[Order], ledger: Ledger, watch: Watch) -> Bought:
         """Decode `wanted`, some batches per transaction. A problem that leaves no room for a reply is a
@@ -181,15 +181,16 @@ def decode(
     progress: Progress | None = None,
     *,
     logprobs: bool = False,
+    each: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
     """Completions of every problem, problem by problem, sample by sample; with `logprobs` each id with its
-    log-probability."""
+    log-probability. `each` is told (number, completion) as soon as one is there."""
     requests: list[Request] = []
     for problem in problems:
         first = replace(_request(teacher, problem, policy), logprobs=0 if logprobs else None)
         for sample in range(teacher.samples):
             requests.append(replace(first, seed=_seed(teacher, problem, sample)))
-    return Engine(teacher.student, max_batch=teacher.max_batch).generate(requests, progress)
+    return Engine(teacher.student, max_batch=teacher.max_batch).generate(requests, progress, each)
 
 
 def _request(teacher: LocalTeacher, problem: Problem, policy: ThinkingPolicy) -> Request:
@@ -210,7 +211,8 @@ def _seed(teacher: LocalTeacher, problem: Problem, sample: int) -> int:
     return int(stable_hash(teacher.seed, problem.id, sample), 16)
 
 
-def _settings(teacher: LocalTeacher, policy: ThinkingPolicy) -> dict[str, Any]:
+def decode_settings(teacher: LocalTeacher, policy: ThinkingPolicy) -> dict[str, Any]:
+    """All that decides a reply but the problem, its sample number and the weights."""
     return {
         "policy": policy.to_dict(),
         "sampling": teacher.sampling.to_dict(),
@@ -224,20 +226,32 @@ def to_traces(
     teacher: LocalTeacher, problems: Sequence[Problem], policy: ThinkingPolicy, replies: Sequence[Completion]
 ) -> Iterator[Trace]:
     """The completions of `decode` as traces."""
-    settings = _settings(teacher, policy)
+    settings = decode_settings(teacher, policy)
     tokenizer, template = teacher.student.tokenizer, teacher.student.template
     prompts = [len(render_prompt(tokenizer, template, problem.question)) for problem in problems]
     for index, reply in enumerate(replies):
-        problem, sample = problems[index // teacher.samples], index % teacher.samples
-        yield Trace(
-            id=stable_hash(problem.id, teacher.maker, settings, sample),
-            problem_id=problem.id,
-            sample=sample,
-            maker=teacher.maker,
-            settings=settings,
-            prompt_tokens=prompts[index // teacher.samples],
-            **trace_fields(tokenizer, reply),
-        )
+        place, sample = divmod(index, teacher.samples)
+        yield to_trace(teacher, problems[place], settings, sample, prompts[place], reply)
+
+
+def to_trace(
+    teacher: LocalTeacher,
+    problem: Problem,
+    settings: dict[str, Any],
+    sample: int,
+    prompt_tokens: int,
+    reply: Completion,
+) -> Trace:
+    """One completion as a trace with `settings`, which decided it."""
+    return Trace(
+        id=stable_hash(problem.id, teacher.maker, settings, sample),
+        problem_id=problem.id,
+        sample=sample,
+        maker=teacher.maker,
+        settings=settings,
+        prompt_tokens=prompt_tokens,
+        **trace_fields(teacher.student.tokenizer, reply),
+    )
 
 
 def _raw(teacher: LocalTeacher, prompt_tokens: int, reply: Completion) -> bytes:

@@ -136,23 +136,34 @@ class Engine:
         the engine, when `step` had nothing to do."""
         return self._news.wait(timeout)
 
-    def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        progress: Progress | None = None,
+        each: Callable[[int, Completion], None] | None = None,
+    ) -> list[Completion]:
         """Completions in the order of `requests`. Raises UsageError, before anything is decoded, for a
-        request that cannot be served, with its number. `progress` is told (replies done, all, a note)."""
+        request that cannot be served, with its number. `progress` is told (replies done, all, a note), `each`
+        (a request's number, its completion) as soon as it is over."""
         for number, request in enumerate(requests):
             try:
                 self.check(request)
             except UsageError as error:
                 raise type(error)(f"request {number}: {error}") from error
         jobs = self.submit_all(requests)
-        told = 0
+        running = list(enumerate(jobs))
         try:
-            while running := [job for job in jobs if not job.over]:
-                self.step()
-                done = len(jobs) - sum(not job.over for job in running)
-                if progress is not None and done > told:
-                    told = done
-                    progress(done, len(jobs), f"{len(jobs) - done} replies being decoded")
+            while running:
+                over = [(number, job) for number, job in running if job.over]
+                if over:
+                    running = [(number, job) for number, job in running if not job.over]
+                    for number, job in over:
+                        if each is not None and job.completion is not None:
+                            each(number, job.completion)
+                    if progress is not None:
+                        progress(len(jobs) - len(running), len(jobs), f"{len(running)} replies being decoded")
+                if running:
+                    self.step()
         except BaseException:
             for job in jobs:
                 self.cancel(job)

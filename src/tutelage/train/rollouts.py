@@ -25,8 +25,7 @@ from tutelage.errors import StorageError, UsageError
 from tutelage.records import SCHEMAS, Problem, Status, Trace, from_table, stable_hash, to_table
 from tutelage.students.pretrained import Student
 from tutelage.students.template import render_prompt
-from tutelage.teachers.local import LocalTeacher, decode, to_traces
-from tutelage.teachers.marked import trace_fields
+from tutelage.teachers.local import LocalTeacher, decode, decode_settings, to_trace
 from tutelage.think.engine import Completion, Engine, Request
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
@@ -63,19 +62,26 @@ def sample(
     logprobs: bool = False,
     maker: str = "student",
     progress: Progress | None = None,
+    each: Callable[[Problem, Rollout], None] | None = None,
 ) -> list[Rollout]:
-    """`samples` replies to each of `problems`, problem by problem, sample by sample.
+    """`samples` replies to each of `problems`, problem by problem, sample by sample. `each` is told every
+    rollout as soon as it is there, while others are being decoded (for grading beside it).
 
     Raises UsageError for a policy, a prompt or a model that cannot be run."""
     teacher = LocalTeacher(student, maker, sampling, samples, seed, max_answer, max_batch)
-    replies = decode(teacher, problems, policy, progress, logprobs=logprobs)
+    settings = decode_settings(teacher, policy)
     prompts = [_prompt(student, problem) for problem in problems]
-    return [
-        _rollout(trace, prompts[index // samples], reply)
-        for index, (trace, reply) in enumerate(
-            zip(to_traces(teacher, problems, policy, replies), replies, strict=True)
-        )
-    ]
+    found: dict[int, Rollout] = {}
+
+    def note(index: int, reply: Completion) -> None:
+        place, number = divmod(index, samples)
+        trace = to_trace(teacher, problems[place], settings, number, len(prompts[place]), reply)
+        found[index] = _rollout(trace, prompts[place], reply)
+        if each is not None:
+            each(problems[place], found[index])
+
+    decode(teacher, problems, policy, progress, logprobs=logprobs, each=note)
+    return [found[index] for index in range(len(problems) * samples)]
 
 
 def continue_(
@@ -104,20 +110,13 @@ def continue_(
             own = int(stable_hash(seed, problem.id, ids, number), 16)
             requests.append(replace(first, seed=own))
     replies = Engine(student, max_batch=max_batch).generate(requests, progress)
-    settings = {"policy": policy.to_dict(), "sampling": sampling.to_dict(), "seed": seed}
-    settings |= {"max_answer": max_answer, "template": student.template.to_dict()}
+    teacher = LocalTeacher(student, maker, sampling, n, seed, max_answer, max_batch)
+    settings = decode_settings(teacher, policy)
     found = []
     for index, (request, reply) in enumerate(zip(requests, replies, strict=True)):
-        problem, number = starts[index // n][0], index % n
-        trace = Trace(
-            id=stable_hash(problem.id, maker, settings, request.begun, number),
-            problem_id=problem.id,
-            sample=number,
-            maker=maker,
-            settings={**settings, "begun": len(request.begun)},
-            prompt_tokens=len(request.prompt_ids),
-            **trace_fields(student.tokenizer, reply),
-        )
+        place, number = divmod(index, n)
+        after = {**settings, "begun": stable_hash(request.begun)}
+        trace = to_trace(teacher, starts[place][0], after, number, len(request.prompt_ids), reply)
         found.append(_rollout(trace, request.prompt_ids, reply))
     return [found[first : first + n] for first in range(0, len(found), n)]
 
