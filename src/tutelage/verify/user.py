@@ -134,6 +134,23 @@ def run(checker: str, problem: Problem, trace: Trace) -> Verdict:
         return Verdict(trace.id, problem.id, "undecided", reason, "user", None)
 
 
+def run_score(checker: str, problem: Problem, trace: Trace) -> float:
+    """What the user's function returns for one trace, as a number: a Verdict is 1 when correct, else 0.
+
+    Raises ValueError for what is not a finite number, or an undecided Verdict, and what the function
+    raises."""
+    result = load_function(checker)(problem, trace)
+    if isinstance(result, Verdict):
+        if result.status not in ("correct", "incorrect"):
+            raise ValueError(f"undecided: {result.reason}")
+        return float(result.status == "correct")
+    item = getattr(result, "item", None)  # numpy and torch scalars
+    value = item() if callable(item) else result
+    if not isinstance(value, bool | int | float) or not math.isfinite(value):
+        raise ValueError(f"returned {str(value)[:40]!r}, not a finite number")
+    return float(value)
+
+
 def load_request(checker: str) -> dict[str, str]:
     """What tells a worker to load the function. Names the current directory, because a worker that serves
     a whole process may have started in another."""
@@ -143,18 +160,24 @@ def load_request(checker: str) -> dict[str, str]:
 
 def decide(problem: Problem, trace: Trace, pool: WorkerPool) -> Decision:
     """Call the user's function in a worker process. It sees the whole trace."""
-    load = load_request(problem.checker)
-    request = {
-        "op": "user",
-        "checker": load["checker"],
-        "problem": to_json(problem),
-        "trace": to_json(trace),
-    }
-    reply = pool.ask(request, load)
+    reply = _ask("user", problem.checker, problem, trace, pool)
     if "failed" in reply:
         return "undecided", f"the checker: {reply['failed']}", "user", None
     found = Verdict(**reply["verdict"])
     return found.status, found.reason, found.method, found.extracted
+
+
+def score(function: str, problem: Problem, trace: Trace, pool: WorkerPool) -> float | str:
+    """What `function` returns for one trace (see `run_score`), in a worker process; text says why there is no
+    number. Raises UsageError when it cannot be loaded."""
+    reply = _ask("user-score", function, problem, trace, pool)
+    return f"{function}: {reply['failed']}" if "failed" in reply else float(reply["score"])
+
+
+def _ask(op: str, function: str, problem: Problem, trace: Trace, pool: WorkerPool) -> dict[str, Any]:
+    load = load_request(function)
+    told = {"op": op, "checker": load["checker"], "problem": to_json(problem), "trace": to_json(trace)}
+    return pool.ask(told, load)
 
 
 def to_json(record: Problem | Trace | Verdict) -> dict[str, Any]:

@@ -81,6 +81,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             trace = user.trace_from_json(request["trace"])
             verdict = user.run(request["checker"], problem, trace)
             return {"verdict": user.to_json(verdict)}
+        case "user-score":
+            problem = user.problem_from_json(request["problem"])
+            trace = user.trace_from_json(request["trace"])
+            return {"score": user.run_score(request["checker"], problem, trace)}
         case other:
             return {"failed": f"unknown request {other!r}"}
 
