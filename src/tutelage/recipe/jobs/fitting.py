@@ -53,18 +53,33 @@ def optimiser(ctx: JobContext[Training]) -> Optimiser:
 def keep(ctx: JobContext[Training]) -> Keep:
     """Where the job keeps its checkpoints: beside its model, while it runs."""
     model = ctx.outputs["model"]
-    settings = ctx.config.model_dump(mode="json", exclude=_BESIDE)
-    inputs = {
+    return Keep(
+        folder=model.with_name(model.name + WORK),
+        mark=stable_hash(_settings(ctx.config), _inputs(ctx), ctx.seed),
+        every=ctx.config.save_every,
+        trackers=ctx.config.trackers,
+    )
+
+
+def _settings(config: Training) -> dict[str, Any]:
+    """The settings that decide what is trained, without places of files."""
+    settings = config.model_dump(mode="json", exclude=_BESIDE)
+    for each in marked(config):
+        target: Any = settings
+        for part in each.place[:-1]:
+            target = target[part]
+        if each.value.startswith(FILE_PREFIX) or Path(each.value).is_absolute():
+            target[each.place[-1]] = Path(each.value.removeprefix(FILE_PREFIX)).name
+    return settings
+
+
+def _inputs(ctx: JobContext[Training]) -> dict[str, str | None]:
+    """The content of everything that the job reads."""
+    return {
         f"{name}.{source.key}": content_hash(source.path)
         for name, sources in sorted(ctx.inputs.items())
         for source in sources
     }
-    return Keep(
-        folder=model.with_name(model.name + WORK),
-        mark=stable_hash(settings, inputs, ctx.seed),
-        every=ctx.config.save_every,
-        trackers=ctx.config.trackers,
-    )
 
 
 def validation(ctx: JobContext[Training]) -> Validation | None:
