@@ -74,6 +74,25 @@ def test_logprobs_are_those_of_the_model_at_temperature_1() -> None:
         assert each.logprobs == pytest.approx(expected, abs=1e-4)
 
 
+def test_each_rollout_is_told_with_its_number_while_others_are_decoded() -> None:
+    told: dict[int, Rollout] = {}
+    left: list[int] = []
+    found = sample(
+        STUDENT,
+        PROBLEMS,
+        samples=4,
+        policy=POLICY,
+        sampling=HOT,
+        seed=1,
+        max_answer=5,
+        max_batch=2,
+        progress=lambda done, total, note: left.append(len(told) - done),
+        each=told.__setitem__,
+    )
+    assert told == dict(enumerate(found)) == dict(enumerate(drawn(samples=4)))
+    assert len(left) > 1 and set(left) == {0}
+
+
 def test_the_weights_are_read_at_each_call() -> None:
     student = Student(copy.deepcopy(STUDENT.model), STUDENT.tokenizer, STUDENT.template, "copy")
     before = drawn(student)

@@ -62,10 +62,10 @@ def sample(
     logprobs: bool = False,
     maker: str = "student",
     progress: Progress | None = None,
-    each: Callable[[Problem, Rollout], None] | None = None,
+    each: Callable[[int, Rollout], None] | None = None,
 ) -> list[Rollout]:
     """`samples` replies to each of `problems`, problem by problem, sample by sample. `each` is told every
-    rollout as soon as it is there, while others are being decoded (for grading beside it).
+    rollout, with its number among them, as soon as it is there and while others are being decoded.
 
     Raises UsageError for a policy, a prompt or a model that cannot be run."""
     teacher = LocalTeacher(student, maker, sampling, samples, seed, max_answer, max_batch)
@@ -78,7 +78,7 @@ def sample(
         trace = to_trace(teacher, problems[place], settings, number, len(prompts[place]), reply)
         found[index] = _rollout(trace, prompts[place], reply)
         if each is not None:
-            each(problems[place], found[index])
+            each(index, found[index])
 
     decode(teacher, problems, policy, progress, logprobs=logprobs, each=note)
     return [found[index] for index in range(len(problems) * samples)]
