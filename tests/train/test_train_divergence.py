@@ -55,6 +55,14 @@ def test_an_id_that_is_never_written_counts_nothing_or_makes_it_infinite() -> No
     assert float(kl(open_, sure)) == math.inf
 
 
+@pytest.mark.parametrize("beta", BETAS)
+def test_what_is_no_number_shows(beta: float) -> None:
+    broken, sound = torch.tensor([[math.nan, 0.0]]), torch.zeros(1, 2)
+    assert math.isnan(float(summed(broken, sound, beta)))
+    assert math.isnan(float(summed(sound, broken, beta)))
+    assert math.isnan(float(summed(broken, top_and_tail(sound, 1), beta)))
+
+
 @pytest.mark.slow  # importing TRL's trainer takes seconds
 @pytest.mark.parametrize("beta", BETAS)
 @pytest.mark.parametrize("temperature", [1.0, 2.5])

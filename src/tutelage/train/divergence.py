@@ -51,7 +51,7 @@ class Sparse:
 def kl(first: Tensor, second: Tensor) -> Tensor:
     """KL(first‖second) in nats of log-probabilities (..., n), as (...). An id that `first` never writes
     counts nothing; one that only `second` never writes makes it infinite."""
-    possible = first > -torch.inf
+    possible = first != -torch.inf  # a NaN stays one
     known = torch.where(possible, first, 0.0)
     other = torch.where(possible, second, 0.0)
     return torch.where(possible, known.exp() * (known - other), 0.0).sum(-1)
