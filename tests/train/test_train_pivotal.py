@@ -117,7 +117,7 @@ def test_where_nothing_changes_nothing_is_found(length: int, p: float) -> None:
     reply = attempt(tuple(range(length)))
     assert list(subdivide([reply], Memory(flat, 32), 0.75)) == [Stretch(0, 0, length)]
     assert asked == [("p", ())]  # the end has its verdict and is not estimated
-    # With a gap that the verdict exceeds, the last token is a candidate; fresh continuations do not bear it out.
+    # With a gap that the verdict exceeds, the last token is a candidate; fresh ones refute it.
     found = pivotal_pairs([reply], flat, Search(gap=0.2))
     assert found.pairs == [] and found.left_out["candidates"] == found.left_out["not confirmed"] == 1
 

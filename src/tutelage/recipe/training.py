@@ -186,19 +186,28 @@ class Rollouts(StageConfig):
 class Pairs(StageConfig):
     """Preference pairs (chosen, rejected).
 
-    `method: rollout` pairs correct with incorrect rollouts of one problem. `judge` lets an LLM score the
-    rollouts for accuracy, style and detail (Phi-4's second round). `pivotal` searches the single tokens at
-    which the probability of success changes by `gap` (Phi-4 §4.3); it needs `model`, and uses `estimate`
+    `method: rollout` pairs correct with incorrect rollouts of one problem; `truncated: rejected` takes those
+    that the token limit cut off as incorrect, and `length_ratio` bounds how much longer one side of a pair
+    may be than the other. `judge` lets an LLM mark `replies` rollouts of a problem for accuracy, style and
+    detail, and compares them `by` accuracy or overall (Phi-4's second round); with `both_orders` it is asked
+    twice and must agree. `pivotal` searches the single tokens at which the probability of success changes by
+    `gap` (Phi-4 §4.3), in `attempts` rollouts of a problem; it needs `model`, and uses `estimate`
     continuations to search and `confirm` fresh ones to confirm, on problems that succeed with a share within
-    `band`."""
+    `band`. `limit`: of the problems with rollouts the first so many only."""
 
     kind: Literal["pairs"]
     problems: Problems
     rollouts: Annotated[str, InputRef("rollouts")]
     method: Literal["rollout", "judge", "pivotal"] = "rollout"
     per_problem: Positive = 4
+    truncated: Literal["drop", "rejected"] = "drop"
+    length_ratio: Annotated[float, Field(ge=1)] | None = None
     judge: EndpointTeacher | None = None
+    by: Literal["accuracy", "overall"] = "overall"
+    replies: Annotated[int, Field(ge=2)] = 4
+    both_orders: bool = False
     model: Model | None = None
+    attempts: Positive = 2
     gap: Annotated[float, Field(gt=0, lt=1)] = 0.2
     band: tuple[Share, Share] = (0.2, 0.8)
     estimate: Positive = 32
@@ -221,14 +230,16 @@ class Pairs(StageConfig):
 
 class Dpo(Training):
     """Direct preference optimisation (Rafailov et al. 2023) on pairs; the reference is the model that it
-    starts from."""
+    starts from. `robust` needs `label_smoothing`, the share of pairs thought to be the wrong way round."""
 
     kind: Literal["dpo"]
     pairs: tuple[Annotated[str, InputRef("pairs")], ...]
     beta: Above = 0.1
     loss: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid"
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     max_length: Positive = 1024
+    too_long: Literal["refuse", "drop"] = "refuse"
     learning_rate: Above = 5e-7
 
 
