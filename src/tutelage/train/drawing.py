@@ -2,8 +2,7 @@
 
 Promises: what is drawn and chosen depends on the arguments alone; a problem is drawn from until its group has
 right and wrong replies, or `oversample` of them were drawn; a problem that teaches nothing is replaced by the
-next candidate, and counted with its reason; grading runs beside decoding where that reports replies one by
-one.
+next candidate, and counted with its reason; grading runs beside decoding.
 Does not: decode (it is handed `replies`), grade (see `grading`), or train.
 """
 
@@ -17,13 +16,13 @@ from dataclasses import dataclass, field
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
-from tutelage.train.grading import Graded, Grader
+from tutelage.train.grading import Graded, Grader, Ticket
 from tutelage.train.groups import SPREAD, choose, wants_more
 from tutelage.train.rewards import Unrewarded, finished, reply_tokens
 from tutelage.train.rollouts import Rollout
 
 Replies = Callable[[Sequence[Problem], int, Callable[[int, Rollout], None]], list[Rollout]]
-"""(problems, round, each) -> `size` rollouts of each problem, problem by problem; `each` may be told the
+"""(problems, round, each) -> `size` rollouts of each problem, problem by problem; `each` is told the
 number and the rollout as soon as one is there."""
 
 
@@ -183,15 +182,12 @@ def _take(candidates: Iterator[Problem], count: int) -> list[_Pool]:
 def _extend(waiting: Sequence[_Pool], replies: Replies, grader: Grader, size: int, number: int) -> None:
     """Draw and grade `size` more replies for each of `waiting`."""
     problems = [pool.problem for pool in waiting]
-    tickets = {}
+    tickets: dict[int, Ticket] = {}
 
     def each(index: int, rollout: Rollout) -> None:
         tickets[index] = grader.submit(problems[index // size], rollout.trace)
 
     rollouts = replies(problems, number, each)
-    for index, rollout in enumerate(rollouts):
-        if index not in tickets:
-            each(index, rollout)
     graded = grader.results([tickets[index] for index in range(len(rollouts))])
     for index, pool in enumerate(waiting):
         pool.rollouts += rollouts[index * size : (index + 1) * size]

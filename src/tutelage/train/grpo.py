@@ -135,16 +135,18 @@ def train_grpo(
         return source.attach(_trainer(student, model, arguments, callbacks, source))
 
     try:
-        fitted = fit(
-            student,
-            optimiser,
-            build,
-            keep=keep,
-            validation=validation,
-            progress=source.telling(progress),
-            names=source.names,
-            counts=source.totals,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # TRL's, each step
+            fitted = fit(
+                student,
+                optimiser,
+                build,
+                keep=keep,
+                validation=validation,
+                progress=source.telling(progress),
+                names=source.names,
+                counts=source.totals,
+            )
     finally:
         source.detach()
     return Reinforced(fitted, len(chosen), dict(source.totals))
@@ -259,7 +261,7 @@ class _Source:
         def replies(
             few: Sequence[Problem], number: int, each: Callable[[int, Rollout], None]
         ) -> list[Rollout]:
-            return self._replies(student, few, sampling, (step, process, number))
+            return self._replies(student, few, sampling, (step, process, number), each)
 
         with merged(trainer.accelerator.unwrap_model(trainer.model)) as plain:
             student = replace(self.student, model=plain)
@@ -299,6 +301,7 @@ class _Source:
         problems: Sequence[Problem],
         sampling: Sampling,
         place: tuple[int, int, int],
+        each: Callable[[int, Rollout], None],
     ) -> list[Rollout]:
         return sample(
             student,
@@ -309,6 +312,7 @@ class _Source:
             seed=int(stable_hash(self.optimiser.seed, *place), 16),
             max_answer=self.decoding.max_answer,
             max_batch=self.decoding.max_batch,
+            each=each,
         )
 
     def _rows(self, drawn: Drawn) -> dict[str, Any]:
