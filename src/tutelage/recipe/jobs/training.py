@@ -1,4 +1,4 @@
-"""Jobs that make models: the student to start from, and fine-tuned arms.
+"""Jobs that make models from traces: the student to start from, mid-training and supervised fine-tuning.
 
 Promises: a folder of safetensors with the template it was trained with; the metrics say what it saw and what
 that cost: traces, teacher calls, tokens, steps.
@@ -7,7 +7,7 @@ Does not: hold a room's logic.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,17 @@ from tutelage.curate.funnel import funnel
 from tutelage.curate.rejection import reject
 from tutelage.errors import UsageError
 from tutelage.recipe import stages
+from tutelage.recipe.jobs import fitting
 from tutelage.recipe.stage import JobContext
+from tutelage.recipe.training import MidTrain, Sft, TraceData
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
 from tutelage.students.card import write_start
 from tutelage.students.pretrained import Student, load_student, save_student
-from tutelage.students.template import Template
-from tutelage.train.examples import build_examples, gold_traces
-from tutelage.train.sft import Lora, SftSettings, train_sft
+from tutelage.students.template import REASONING_SYSTEM, Template
+from tutelage.tokens import encode_text
+from tutelage.train.examples import ExampleSet, LossOn, build_examples, gold_traces
+from tutelage.train.mixing import mix
+from tutelage.train.sft import SftResult, train_sft
 
 LAB_BASE = Path(tutelage.__file__).parent / "lab" / "base"
 
@@ -59,58 +63,118 @@ def _fresh(seed: int, template: Template) -> Student:
     return Student(model, tokenizer, template, "tiny")
 
 
-def train(ctx: JobContext[stages.Train]) -> dict[str, Any]:
-    """One fine-tuned arm for one seed."""
+def sft(ctx: JobContext[Sft]) -> dict[str, Any]:
+    """One model fine-tuned on traces, for one seed."""
+    learned = lessons(ctx, fitting.start(ctx))
+    result = train_sft(
+        learned.student,
+        learned.made.examples,
+        fitting.optimiser(ctx),
+        keep=fitting.keep(ctx),
+        validation=fitting.validation(ctx),
+        progress=ctx.progress,
+    )
+    return _finish(ctx, learned, result)
+
+
+def mid_train(ctx: JobContext[MidTrain]) -> dict[str, Any]:
+    """One model trained on packed traces, for one seed."""
+    learned = lessons(ctx, fitting.start(ctx), ctx.config.loss_on)
+    result = train_sft(
+        learned.student,
+        learned.made.examples,
+        fitting.optimiser(ctx),
+        packed=ctx.config.max_length,
+        keep=fitting.keep(ctx),
+        validation=fitting.validation(ctx),
+        progress=ctx.progress,
+    )
+    return _finish(ctx, learned, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a stage learns from: the student as it is spoken to in training, the examples, the traces and
+    problems that they are made of, and the numbers that say how they came about."""
+
+    student: Student
+    made: ExampleSet
+    traces: list[Trace]
+    problems: list[Problem]
+    numbers: dict[str, Any]
+
+
+def lessons(ctx: JobContext[TraceData], begun: Student, loss_on: LossOn = "reply") -> Lessons:
+    """The examples of a stage that trains `begun` on traces.
+
+    Raises UsageError for settings and data that do not go together."""
     config = ctx.config
-    torch.set_num_threads(ctx.threads)
     # The same problem may come from two sources; two problems under one id are refused by `by_id`.
     read = (p for source in ctx.inputs["problems"] for p in read_records(source.path, Problem))
-    problems = list({stable_hash(asdict(p)): p for p in read}.values())
+    problems = list({stable_hash(asdict(p)): p for p in read}.values())[: config.first]
+    student = speaking(begun, config.system)
     chosen, numbers = _choose(ctx, problems)
-    begun = load_student(str(ctx.path("model")))
+    if config.mix is not None:
+        lengths = [len(encode_text(student.tokenizer, trace.thinking)) for trace in chosen]
+        mixed = mix(chosen, lengths, **config.mix.model_dump(), seed=ctx.seed or 0)
+        chosen, numbers["mix"] = mixed.traces, mixed.to_dict()
     made = build_examples(
-        begun.tokenizer,
-        begun.template,
+        student.tokenizer,
+        student.template,
         by_id(problems),
         chosen,
         target=config.target,
         max_length=config.max_length,
         too_long=config.too_long,
+        loss_on=loss_on,
     )
-    settings = SftSettings(
-        **config.model_dump(
-            include={
-                "steps", "batch", "accumulate", "learning_rate", "schedule", "warmup_steps", "weight_decay",
-                "beta2", "bf16", "checkpointing",
-            }
-        ),
-        lora=Lora(**config.lora.model_dump()) if config.lora else None,
-        seed=ctx.seed or 0,
-    )  # fmt: skip
-    result = train_sft(begun, made.examples, settings, ctx.progress)
-    save_student(begun, ctx.outputs["model"])
-    return {
-        **numbers,
-        "examples": len(made.examples),
-        "too_long": len(made.too_long),
-        "steps": result.steps,
+    used = {example.problem_id for example in made.examples}
+    numbers |= {"problems": len(used), "examples": len(made.examples), "too_long": len(made.too_long)}
+    return Lessons(student, made, chosen, [each for each in problems if each.id in used], numbers)
+
+
+def speaking(student: Student, system: str) -> Student:
+    """`student` with the system message that `system` names: `reasoning`, `own` (as it is), `none` (nothing
+    but what its chat template says by itself), or the text itself.
+
+    Raises UsageError where there is no chat template to put a system message into."""
+    if system == "own":
+        return student
+    text = {"reasoning": REASONING_SYSTEM, "none": None}.get(system, system)
+    if text is not None and not getattr(student.tokenizer, "chat_template", None):
+        raise UsageError(
+            f"{student.name}: its tokenizer has no chat template, so there is no place for a system message; "
+            "set system: own"
+        )
+    return replace(student, template=replace(student.template, system=text))
+
+
+def _finish(ctx: JobContext[Any], learned: Lessons, result: SftResult) -> dict[str, Any]:
+    numbers = {
+        **learned.numbers,
         "tokens_seen": result.tokens_seen,
         "tokens_learned": result.tokens_learned,
+        "padding": round(1 - result.tokens_seen / result.positions, 4),
         "epochs": result.epochs,
-        "train_seconds": result.seconds,
-        "losses": result.losses,
-        "target": config.target,
+        "packing": asdict(result.packing) if result.packing else None,
+        "target": ctx.config.target,
     }
+    return fitting.finish(ctx, learned.student, result.fitted, numbers, learned.problems)
 
 
-def _choose(ctx: JobContext[stages.Train], problems: list[Problem]) -> tuple[list[Trace], dict[str, Any]]:
+def _choose(ctx: JobContext[TraceData], problems: list[Problem]) -> tuple[list[Trace], dict[str, Any]]:
     """The traces to learn from, and how they came about."""
     config = ctx.config
     if not config.traces:
-        if config.verdicts or config.keep != "all":
-            raise UsageError(f"stage {ctx.stage}: verdicts and keep choose among traces, but there are none")
+        if config.verdicts or config.keep != "all" or config.mix is not None:
+            raise UsageError(
+                f"stage {ctx.stage}: verdicts, keep and mix choose among traces, but there are none"
+            )
         return gold_traces(problems, config.answer), {"teacher_calls": 0, "funnel": []}
     traces = [t for source in ctx.inputs["traces"] for t in read_records(source.path, Trace)]
+    if config.first is not None:
+        known = {problem.id for problem in problems}
+        traces = [trace for trace in traces if trace.problem_id in known]
     verdicts = [v for source in ctx.inputs.get("verdicts", ()) for v in read_records(source.path, Verdict)]
     calls = [t for t in traces if config.calls is None or t.sample < config.calls]
     used = {t.id for t in calls}
