@@ -1,4 +1,4 @@
-"""The job that judges traces, and the judge that is paid like any teacher.
+"""The job that judges traces.
 
 Promises: outputs are whole or absent; the metrics hold every count that the report shows; what the judge is
 asked goes through the run's ledger and the judge's own budget; a judge that stops early leaves the rest as
@@ -14,18 +14,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from tutelage.errors import PartialError, TutelageError, UsageError
+from tutelage.errors import PartialError, UsageError
 from tutelage.measure.statistics import wilson
 from tutelage.recipe import stages
 from tutelage.recipe.files import write_text
-from tutelage.recipe.jobs.collecting import build_teacher
-from tutelage.recipe.stage import JobContext, Progress
+from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
+from tutelage.recipe.stage import JobContext
 from tutelage.records import (
     Problem,
     Trace,
@@ -34,16 +33,12 @@ from tutelage.records import (
     clean_text,
     iter_records,
     read_records,
-    stable_hash,
     write_records,
 )
-from tutelage.teachers.collect import collect
-from tutelage.teachers.endpoint import EndpointTeacher
-from tutelage.teachers.replies import is_truncated
 from tutelage.verify import agreement
 from tutelage.verify.batches import judge_sharded
 from tutelage.verify.cascade import judge
-from tutelage.verify.llm_judge import NoReply, ask_judge, looks
+from tutelage.verify.llm_judge import ask_judge, looks
 from tutelage.verify.user import absolute
 from tutelage.verify.workers import WorkerPool
 
@@ -67,7 +62,7 @@ def verify_traces(ctx: JobContext[stages.Verify]) -> dict[str, Any]:
     if config.second_look and config.judge is None:
         raise UsageError(f"stage {ctx.stage}: second_look needs a judge")
     if config.judge is not None:
-        desk = _Desk(_judge_teacher(config.judge), ctx.ledger_path, ctx.progress)
+        desk = JudgeDesk(judge_teacher(config.judge), ctx.ledger_path, ctx.progress)
     with WorkerPool(_workers(ctx), config.seconds, allow_weaker_sandbox=config.allow_weaker_sandbox) as pool:
         verdicts = _by_rule(ctx, problems, traces, pool)
         if desk is not None or config.agreement:
@@ -117,7 +112,7 @@ def _second_opinions(
     problems: Mapping[str, Problem],
     traces: Sequence[Trace],
     verdicts: Sequence[Verdict],
-    desk: _Desk | None,
+    desk: JudgeDesk | None,
     pool: WorkerPool,
 ) -> tuple[Sequence[Verdict], dict[str, Any]]:
     """The verdicts after the judge's looks, and what the metrics say of them."""
@@ -143,60 +138,6 @@ def _second_opinions(
 def _interval(successes: int, n: int) -> tuple[float, float]:
     found = wilson(successes, n)
     return found.lo, found.hi
-
-
-def _judge_teacher(settings: Any) -> EndpointTeacher:
-    teacher = build_teacher(settings, "judge")
-    assert isinstance(teacher, EndpointTeacher)  # the settings of a judge are those of an endpoint
-    teacher.check()
-    return teacher
-
-
-@dataclass
-class _Desk:
-    """Where the judge's questions are bought. After an error nothing more is bought; what the ledger holds
-    is still used."""
-
-    teacher: EndpointTeacher
-    ledger: Path
-    progress: Progress
-    error: TutelageError | None = None
-    costs: dict[str, Decimal | None] = field(default_factory=dict)
-
-    def ask(self, prompts: Sequence[str]) -> list[str | NoReply | None]:
-        """The judge's replies, in the order of `prompts`; equal prompts are one request."""
-        keys = [stable_hash(prompt) for prompt in prompts]
-        problems = {key: Problem(key, prompt) for key, prompt in zip(keys, prompts, strict=True)}
-        found = collect(
-            list(problems.values()),
-            self.teacher,
-            samples=1,
-            ledger_path=self.ledger,
-            progress=lambda done, total, note: self.progress(done, total, f"judge: {note}"),
-            buy=self.error is None,
-        )
-        self.error = self.error or found.error
-        failed = dict(found.failed)
-        replies: dict[str, str | NoReply] = {}
-        for trace in found.traces:
-            self.costs[trace.problem_id] = trace.cost
-            replies[trace.problem_id] = _reply(trace)
-        if self.error is not None:
-            failed = dict.fromkeys(failed, str(self.error))
-        return [replies.get(key) or NoReply(failed.get(key, "no reply")) for key in keys]
-
-    def metrics(self) -> dict[str, Any]:
-        """The model, its replies behind the verdicts, and their cost (None: unknown)."""
-        known = [cost for cost in self.costs.values() if cost is not None]
-        dollars = format(sum(known, Decimal(0)).normalize(), "f") if len(known) == len(self.costs) else None
-        return {"model": self.teacher.model, "replies": len(self.costs), "dollars": dollars}
-
-
-def _reply(trace: Trace) -> str | NoReply:
-    """The judge's words, unless they were cut: half a reply is no verdict."""
-    if is_truncated(trace.finish_reason):
-        return NoReply("its reply was cut at the token limit")
-    return trace.answer if trace.answer.strip() else NoReply("its reply is empty")
 
 
 @dataclass
