@@ -16,7 +16,7 @@ import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tutelage.errors import StorageError, UsageError
-from tutelage.records import stable_hash
+from tutelage.records import Problem, clean_text, stable_hash
 
 if TYPE_CHECKING:
     from tutelage.train.rollouts import Rollout
@@ -62,11 +62,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs, the fingerprint of the tokenizer that their ids belong to, and what was left out, by reason."""
+    """Pairs, what was left out by reason, and, from a file, the fingerprint of the tokenizer that the ids
+    belong to and the problems (question, source and licence of each, by id)."""
 
     pairs: list[Pair]
-    tokenizer: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: str = ""
+    problems: Mapping[str, Problem] = field(default_factory=dict)
 
 
 def rollout_pairs(
@@ -188,7 +190,8 @@ def lengths(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 _IDS, _FLAGS = pa.list_(pa.int32()), pa.list_(pa.bool_())
 _TOKENIZER = b"tutelage.tokenizer"
-SCHEMA = pa.schema(
+_OF_PROBLEM = ("question", "source", "licence")
+_SCHEMA = pa.schema(
     [
         ("problem_id", pa.string()),
         ("prompt_ids", _IDS),
@@ -200,18 +203,18 @@ SCHEMA = pa.schema(
         ("chosen_trace", pa.string()),
         ("rejected_trace", pa.string()),
         ("evidence", pa.string()),
+        *((name, pa.string()) for name in _OF_PROBLEM),
     ],
     metadata={"tutelage.record": "Pair", "tutelage.version": "1"},
 )
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair], tokenizer: str) -> None:
-    """Write Parquet at `path`, whole or not at all. `tokenizer` is the fingerprint of the tokenizer that the
-    ids belong to. Raises StorageError when the disk refuses."""
-    rows = [{**{name: getattr(pair, name) for name in SCHEMA.names}} for pair in pairs]
-    for row in rows:
-        row["evidence"] = json.dumps(dict(row["evidence"]), sort_keys=True)
-    schema = SCHEMA.with_metadata({**(SCHEMA.metadata or {}), _TOKENIZER: tokenizer.encode()})
+def write_pairs(path: Path, pairs: Iterable[Pair], problems: Mapping[str, Problem], tokenizer: str) -> None:
+    """Write Parquet at `path`, whole or not at all. `problems` are those of the pairs, by id, so that what
+    learns from the file can tell which questions it has seen; `tokenizer` is the fingerprint of the tokenizer
+    that the ids belong to. Raises StorageError when the disk refuses."""
+    rows = [_row(pair, problems[pair.problem_id]) for pair in pairs]
+    schema = _SCHEMA.with_metadata({**(_SCHEMA.metadata or {}), _TOKENIZER: tokenizer.encode()})
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,12 +234,24 @@ def read_pairs(path: Path) -> PairSet:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise UsageError(f"{path}: not a readable Parquet file ({error})") from error
-    if missing := [name for name in SCHEMA.names if name not in table.column_names]:
+    if missing := [name for name in _SCHEMA.names if name not in table.column_names]:
         raise UsageError(f"{path}: not a table of preference pairs (no column {missing[0]!r})")
-    pairs = [_read(row) for row in table.select(SCHEMA.names).to_pylist()]
-    return PairSet(pairs, (table.schema.metadata or {}).get(_TOKENIZER, b"").decode())
+    rows = table.select(_SCHEMA.names).to_pylist()
+    problems = {
+        row["problem_id"]: Problem(row["problem_id"], **{name: row[name] for name in _OF_PROBLEM})
+        for row in rows
+    }
+    mark = (table.schema.metadata or {}).get(_TOKENIZER, b"").decode()
+    return PairSet([_read(row) for row in rows], tokenizer=mark, problems=problems)
+
+
+def _row(pair: Pair, problem: Problem) -> dict[str, Any]:
+    row = {each.name: getattr(pair, each.name) for each in fields(pair)}
+    row["evidence"] = json.dumps(dict(pair.evidence), sort_keys=True)
+    return row | {name: clean_text(getattr(problem, name)) for name in _OF_PROBLEM}
 
 
 def _read(row: Mapping[str, Any]) -> Pair:
-    found = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    found = {each.name: row[each.name] for each in fields(Pair)}
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
     return Pair(**{**found, "evidence": json.loads(row["evidence"])})
