@@ -81,14 +81,14 @@ class Mix(Settings):
     border: Positive | None = None
 
 
-class TraceData(Training):
-    """Training on traces: of each problem the first `calls` samples, of those the first `per_problem` that
-    pass `keep`; `first` problems only (sample efficiency; null: all); target `answer` drops the thinking.
-    Without traces the gold answers are learned, written as `answer`.
+class TraceChoice(StageConfig):
+    """Which traces, and how they are put to a model: of each problem the first `calls` samples, of those the
+    first `per_problem` that pass `keep`; `first` problems only (sample efficiency; null: all); target
+    `answer` drops the thinking. Without traces the gold answers are taken, written as `answer`.
 
-    `system`: the system message trained with, and kept with the model: `reasoning` (one fixed message, as
-    Phi-4-reasoning has; needs a chat template), `own` (the student's), `none`, or a text. `chat_template:
-    any` trains although the tokenizer's chat template would lose the thinking of a whole conversation."""
+    `system`: the system message: `reasoning` (one fixed message, as Phi-4-reasoning has; needs a chat
+    template), `own` (the model's), `none`, or a text. A model that is trained keeps it. `chat_template: any`
+    goes on although the tokenizer's chat template would lose the thinking of a whole conversation."""
 
     problems: tuple[Problems, ...]
     traces: tuple[Traces, ...] = ()
@@ -104,6 +104,10 @@ class TraceData(Training):
     chat_template: Literal["faithful", "any"] = "faithful"
     max_length: Positive = 1024
     too_long: Literal["refuse", "drop"] = "refuse"
+
+
+class TraceData(TraceChoice, Training):
+    """Training on traces."""
 
 
 class Sft(TraceData):
@@ -122,19 +126,16 @@ class MidTrain(TraceData):
     per_problem: Positive = 8
 
 
-class Score(StageConfig):
+class Score(TraceChoice):
     """A teacher's log-probabilities on traces: at every place of the reply the best `top_k` ids, and what is
-    left over. The student of `distill` must have the same tokenizer."""
+    left over. `model` is the teacher; the student of `distill` must have the same tokenizer. `bf16` loads the
+    teacher in half the memory."""
 
     kind: Literal["score"]
     model: Model
-    problems: tuple[Problems, ...]
     traces: tuple[Traces, ...]
-    verdicts: tuple[Verdicts, ...] = ()
-    keep: Literal["all", "correct"] = "all"
-    per_problem: Positive = 1
+    system: str = "own"
     top_k: Positive = 16
-    max_length: Positive = 1024
     batch: Positive = 16
     bf16: bool = False
     expected_s: float = 20.0
@@ -145,8 +146,8 @@ class Distill(TraceData):
 
     `scores` are saved log-probabilities; `teacher` is a live model (exactly one of the two). `beta` 0 is
     forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence. `on_policy` is the share
-    of batches that the student writes itself (needs `teacher`). `aligned: true` is for a teacher with another
-    tokenizer."""
+    of micro-batches that the student writes itself (needs `teacher`). `aligned: true` is for a teacher with
+    another tokenizer; `numbers: any` goes on although the two split numbers differently."""
 
     kind: Literal["distill"]
     teacher: Model | None = None
@@ -156,6 +157,7 @@ class Distill(TraceData):
     on_policy: Share = 0.0
     max_new_tokens: Positive = 512
     aligned: bool = False
+    numbers: Literal["alike", "any"] = "alike"
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

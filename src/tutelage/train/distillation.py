@@ -151,8 +151,8 @@ def _check(
         return
     if tokenizer_fingerprint(source.tokenizer) != tokenizer_fingerprint(student.tokenizer):
         raise UsageError(
-            f"the teacher {source.name} has another tokenizer than the student; set aligned: true, or train on "
-            "the teacher's texts (sft)"
+            f"the teacher {source.name} has another tokenizer than the student; set aligned: true, or train "
+            "on the teacher's texts (sft)"
         )
     size = vocabulary_size(student.tokenizer)
     for who, model in (("teacher", source.model), ("student", student.model)):

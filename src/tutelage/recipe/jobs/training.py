@@ -20,7 +20,7 @@ from tutelage.errors import UsageError
 from tutelage.recipe import stages
 from tutelage.recipe.jobs import fitting
 from tutelage.recipe.stage import JobContext
-from tutelage.recipe.training import MidTrain, Sft, TraceData
+from tutelage.recipe.training import MidTrain, Sft, TraceChoice
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
 from tutelage.students.card import write_start
 from tutelage.students.pretrained import Student, load_student, save_student
@@ -104,7 +104,7 @@ class Lessons:
     numbers: dict[str, Any]
 
 
-def lessons(ctx: JobContext[TraceData], begun: Student, loss_on: LossOn = "reply") -> Lessons:
+def lessons(ctx: JobContext[TraceChoice], begun: Student, loss_on: LossOn = "reply") -> Lessons:
     """The examples of a stage that trains `begun` on traces.
 
     Raises UsageError for settings and data that do not go together."""
@@ -162,7 +162,7 @@ def _finish(ctx: JobContext[Any], learned: Lessons, result: SftResult) -> dict[s
     return fitting.finish(ctx, learned.student, result.fitted, numbers, learned.problems)
 
 
-def _choose(ctx: JobContext[TraceData], problems: list[Problem]) -> tuple[list[Trace], dict[str, Any]]:
+def _choose(ctx: JobContext[TraceChoice], problems: list[Problem]) -> tuple[list[Trace], dict[str, Any]]:
     """The traces to learn from, and how they came about."""
     config = ctx.config
     if not config.traces:
