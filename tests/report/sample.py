@@ -192,6 +192,55 @@ def curve(seeds: tuple[int, ...], n: int) -> list[dict[str, Any]]:
     return points
 
 
+def staged(seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
+    """A ladder of five stages over three seeds, accuracy against traces for two sizes, and their training."""
+    rng = random.Random(1)
+    n = 400
+    climb = {"base": 0.31, "mid-trained": 0.55, "fine-tuned": 0.72, "preferences": 0.74, "reinforced": 0.83}
+    amounts = {"small": {125: 0.3, 500: 0.44, 2000: 0.7}, "large": {125: 0.42, 500: 0.6, 2000: 0.79}}
+    places = {name: {f"{name} {x}": float(x) for x in line} for name, line in amounts.items()}
+    shares = climb | {f"{name} {x}": p for name, line in amounts.items() for x, p in line.items()}
+    arms = []
+    for name, p in shares.items():
+        for seed in seeds:
+            value = p + rng.uniform(-0.03, 0.03)
+            arms.append({"name": name, "seed": seed, "accuracy": value, "ci95": _ci(value, n), "n": n})
+    arms[-1]["chosen_on"], arms[0]["trained_on"] = 120, 7
+    training = []
+    for stage, kind in (("mid", "mid-train"), ("sft", "sft"), ("prefer", "dpo"), ("reinforce", "grpo")):
+        for seed in seeds:
+            steps = [40 * step for step in range(1, 11)]
+            row: dict[str, Any] = {
+                **{"stage": stage, "kind": kind, "seed": seed, "steps": 400, "examples": 2000},
+                **{"tokens_seen": 1_250_000, "tokens_learned": 830_000, "stopped": None, "chosen_step": None},
+                "series": {"loss": [[s, 2.1 * math.exp(-s / 150) + rng.uniform(0, 0.1)] for s in steps]},
+                "validations": [],
+            }
+            if stage == "mid":
+                looks = [(s, min(0.95, 0.3 + s / 900 + rng.uniform(-0.03, 0.03))) for s in steps]
+                row["packing"] = 0.981
+                row["stopped"] = "no better validation in 3 looks"
+                row["validations"] = [
+                    {"step": step, "accuracy": p, "ci95": _ci(p, 200), "n": 200} for step, p in looks
+                ]
+                row["chosen_step"] = max(looks, key=lambda look: look[1])[0]
+            if stage == "prefer":
+                row["series"]["rewards/accuracies"] = [[s, 0.5 + s / 1000] for s in steps]
+            if stage == "reinforce":
+                row["series"]["reward"] = [[s, -0.4 + s / 500 + rng.uniform(-0.1, 0.1)] for s in steps]
+            training.append(row)
+    return {
+        "title": "the ladder: what each stage adds",
+        "arms": arms,
+        "ladders": [{"title": "one stage after the other", "arms": list(climb)}],
+        "against": [
+            {"title": "sample efficiency", "axis": "traces", "logarithmic": True, "lines": places},
+            {"title": "the same, evenly", "axis": "traces", "lines": {"small": places["small"]}},
+        ],
+        "training": training,
+    }
+
+
 def traces(seeds: tuple[int, ...] = (1, 2), count: int = 12) -> list[dict[str, Any]]:
     """Three arms on `count` questions; the forced span follows an astral character on purpose."""
     rows = []

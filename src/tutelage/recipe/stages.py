@@ -19,6 +19,7 @@ from tutelage.recipe.teachers import EndpointTeacher, Teacher
 from tutelage.recipe.training import TRAINING, Count, Model, Positive, Problems, Traces
 
 Evaluated = Annotated[str, InputRef("evaluation")]
+Some = Field(min_length=1)
 
 
 class Template(Settings):
@@ -222,7 +223,7 @@ class Against(Settings):
     the lines, each of them arms with their numbers. `logarithmic`: the axis doubles."""
 
     axis: str
-    lines: Mapping[str, Mapping[str, float]]
+    lines: Annotated[Mapping[str, Annotated[Mapping[str, float], Some]], Some]
     logarithmic: bool = False
 
 
@@ -237,7 +238,7 @@ class Report(StageConfig):
     sweeps: tuple[Annotated[str, InputRef("curve")], ...] = ()
     comparisons: Annotated[str, InputRef("comparisons")] | None = None
     show: Positive = 40
-    ladders: Mapping[str, tuple[str, ...]] = {}
+    ladders: Mapping[str, Annotated[tuple[str, ...], Some]] = {}
     against: Mapping[str, Against] = {}
 
     @model_validator(mode="after")

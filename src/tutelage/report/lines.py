@@ -12,7 +12,8 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.plain import visible
-from tutelage.report.summary import Comparison, number_at, read_comparisons
+from tutelage.report.fields import number_at
+from tutelage.report.summary import Comparison, read_comparisons
 from tutelage.report.words import amount, interval, percent
 
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.plain import visible
-from tutelage.report import curve, plots, words
+from tutelage.report import curve, ladders, plots, training, words
 from tutelage.report.lines import read_lines, read_neighbours, targets_of
 from tutelage.report.reader import reader_data
 from tutelage.report.summary import (
@@ -59,14 +59,15 @@ CLOSERS = {
     "unknown": "unknown",
 }
 """Who closed the thinking, in the order of the table."""
+_WIDTHS = (plots.WIDE, plots.NARROW)
 
 
 def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the page of a run at `path`.
 
-    `summary` is the content of `metrics/summary.json`; beyond arms, comparisons, curve, funnel, cost and
-    wall_s it may hold `title`, `about` (plain text), `settings`, `versions`, `stages` ([{id, seconds}]) and
-    `attempts`.
+    `summary` is the content of `metrics/summary.json`; beyond arms, comparisons, curve, funnel, cost,
+    ladders, against, training and wall_s it may hold `title`, `about` (plain text), `settings`, `versions`,
+    `stages` ([{id, seconds}]) and `attempts`.
     `traces` are rows {problem_id, question, gold, difficulty, arm, seed, thinking, answer, status, reason,
     forced_spans, thinking_tokens, closed_by}; their order is the reader's order.
     Raises UsageError for a broken entry, naming it, and StorageError when the disk refuses."""
@@ -86,6 +87,9 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
     """The HTML text that `render` writes."""
     arms, comparisons = read_arms(summary), read_comparisons(summary)
     points, steps = read_curve(summary), read_funnel(summary)
+    climbs, families = ladders.read_ladders(summary, arms), ladders.read_against(summary, arms)
+    trained = training.read_training(summary)
+    notes = list(dict.fromkeys(f"“{row.name}”, seed {row.seed}: {row.note}" for row in arms if row.note))
     closers = [name for name in CLOSERS if any(name in point.closed_by for point in points)]
     style, script = _asset("page.css"), _asset("reader.js")
     cost = _mapping(summary, "cost")
@@ -104,11 +108,15 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         sentences=three_sentences(arms, comparisons, points, bill),
         bill=bill,
         arms=arms,
-        ladders=[plots.ladder(arms, width) for width in (plots.WIDE, plots.NARROW)] if arms else [],
+        ladders=[plots.ladder(arms, width) for width in _WIDTHS] if arms else [],
+        notes=notes,
+        climbs=[(each, [ladders.steps(each, width) for width in _WIDTHS]) for each in climbs],
+        against=[(each, [ladders.against(each, width) for width in _WIDTHS]) for each in families],
+        trained=trained,
+        training=training.multiples(trained),
+        training_seeds=list(dict.fromkeys(run.seed for run in trained)),
         comparisons=comparisons,
-        forests=[plots.forest(comparisons, width) for width in (plots.WIDE, plots.NARROW)]
-        if comparisons
-        else [],
+        forests=[plots.forest(comparisons, width) for width in _WIDTHS] if comparisons else [],
         holm=any(row.p_holm is not None for row in comparisons),
         points=points,
         panels=list(zip(curve.panels(points, curve.WIDE), curve.panels(points, curve.NARROW), strict=True)),
@@ -124,7 +132,7 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         targets=[f"tokens to {words.percent(target)}" for target in targets_of(summary)],
         lines=read_lines(summary),
         neighbours=read_neighbours(summary),
-        funnels=[plots.funnel(steps, width) for width in (plots.WIDE, plots.NARROW)] if steps else [],
+        funnels=[plots.funnel(steps, width) for width in _WIDTHS] if steps else [],
         cost=_cost_rows(cost),
         stages=_stages(summary),
         settings=_flat(_mapping(summary, "settings")),

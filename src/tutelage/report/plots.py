@@ -98,7 +98,9 @@ def funnel(steps: Sequence[Step], width: int = WIDE) -> Markup:
             body.append(svg.text(0, y + 49, svg.elide(why, width), "soft"))
             y += 18
         y += 52
-    return svg.picture(width, y - 8, "Problems and traces kept and dropped at each step", body, _kind(width))
+    return svg.picture(
+        width, y - 8, "Problems and traces kept and dropped at each step", body, width_class(width)
+    )
 
 
 def _arm_row(arm: Arm, seeds: Sequence[str]) -> _Row:
@@ -108,7 +110,7 @@ def _arm_row(arm: Arm, seeds: Sequence[str]) -> _Row:
         mean=arm.accuracy,
         lo=arm.lo,
         hi=arm.hi,
-        value=f"{percent(arm.accuracy)} {interval(arm.lo, arm.hi)}",
+        value=f"{percent(arm.accuracy)} {interval(arm.lo, arm.hi)}{' *' if arm.note else ''}",
         columns=(
             f"{arm.n:,}",
             *(_cell(value) for value in (arm.thinking_tokens, arm.tokens_seen, arm.teacher_calls)),
@@ -116,7 +118,7 @@ def _arm_row(arm: Arm, seeds: Sequence[str]) -> _Row:
         kind=f"seed{seeds.index(arm.seed) % 4}",
         strong=True,
         tip=f"{arm.name}, seed {arm.seed}: {percent(arm.accuracy)} {interval(arm.lo, arm.hi)}, "
-        f"n {arm.n}{samples}",
+        f"n {arm.n}{samples}{'; ' + arm.note if arm.note else ''}",
     )
 
 
@@ -164,7 +166,7 @@ def _intervals(
         axis.append(svg.line(scale(mark), top, scale(mark), y, "grid" if mark or percent else "zero"))
         shown = f"{100 * mark:.0f} %" if percent else points(mark).removesuffix(".0")
         axis.append(svg.text(scale(mark), y + 16, shown, "soft", "middle"))
-    return svg.picture(width, y + 24, name, [*axis, *body], _kind(width))
+    return svg.picture(width, y + 24, name, [*axis, *body], width_class(width))
 
 
 def _dot(row: _Row, middle: float, left: float, right: float, scale: svg.Scale) -> list[str]:
@@ -215,5 +217,6 @@ def _cell(value: float | None) -> str:
     return "–" if value is None else amount(value)
 
 
-def _kind(width: int) -> str:
+def width_class(width: int) -> str:
+    """The classes of a picture that is drawn for screens or for phones."""
     return "plot wide" if width >= WIDE else "plot narrow"

@@ -2,18 +2,17 @@
 
 Promises: a missing section is an empty one; a present but broken entry is refused with its path
 (`arms[3].accuracy`); every string comes out free of control characters and lone surrogates (`visible`).
-Does not: compute accuracies or intervals; those come from `measure`.
+Does not: compute accuracies or intervals; those come from `measure`. How a field is read: see `fields`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.errors import UsageError
 from tutelage.plain import visible
+from tutelage.report.fields import count_at, counts_at, entries, measured, number_at, number_or_none, text_at
 
 METHODS = ("natural", "budget", "wait", "suppress", "vote")
 """The methods that have a place of their own in plots and texts; there may be others."""
@@ -36,6 +35,13 @@ class Arm:
     tokens_seen: float | None
     teacher_calls: float | None
     train_steps: float | None
+    chosen_on: float = 0
+    trained_on: float = 0
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside its accuracy, "" when there is nothing."""
+        return seen_note(self.chosen_on, self.trained_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,13 @@ class Point:
     finished: Mapping[str, float]
     empty: float | None
     replies: float
+    chosen_on: float = 0
+    trained_on: float = 0
+
+    @property
+    def note(self) -> str:
+        """What has to be said beside its accuracy, "" when there is nothing."""
+        return seen_note(self.chosen_on, self.trained_on)
 
     @property
     def series(self) -> tuple[str, str, str]:
@@ -117,23 +130,35 @@ class Step:
     reasons: Mapping[str, float]
 
 
+def seen_note(chosen_on: float, trained_on: float) -> str:
+    """That an accuracy is over questions which the model was chosen on, or learned from."""
+    parts = []
+    if chosen_on:
+        parts.append(f"chosen on {chosen_on:,.0f} of these questions")
+    if trained_on:
+        parts.append(f"trained on {trained_on:,.0f} of these questions")
+    return " and ".join(parts)
+
+
 def read_arms(summary: Mapping[str, Any]) -> list[Arm]:
     """`arms`, in file order."""
     return [
         Arm(
-            name=_text(row, "name", where),
+            name=text_at(row, "name", where),
             seed=visible(row.get("seed", "")),
             accuracy=number_at(row, "accuracy", where),
             lo=ci[0],
             hi=ci[1],
             n=int(number_at(row, "n", where)),
-            samples=_count(row, "samples", where),
-            thinking_tokens=_maybe(row, "thinking_tokens_mean", where),
-            tokens_seen=_maybe(row, "tokens_seen", where),
-            teacher_calls=_maybe(row, "teacher_calls", where),
-            train_steps=_maybe(row, "train_steps", where),
+            samples=count_at(row, "samples", where),
+            thinking_tokens=number_or_none(row, "thinking_tokens_mean", where),
+            tokens_seen=number_or_none(row, "tokens_seen", where),
+            teacher_calls=number_or_none(row, "teacher_calls", where),
+            train_steps=number_or_none(row, "train_steps", where),
+            chosen_on=number_or_none(row, "chosen_on", where) or 0,
+            trained_on=number_or_none(row, "trained_on", where) or 0,
         )
-        for where, row, ci in _measured(summary, "arms")
+        for where, row, ci in measured(summary, "arms")
     ]
 
 
@@ -141,54 +166,56 @@ def read_comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
     """`comparisons`, in file order."""
     return [
         Comparison(
-            a=_text(row, "a", where),
-            b=_text(row, "b", where),
+            a=text_at(row, "a", where),
+            b=text_at(row, "b", where),
             seed=visible(row.get("seed", "")),
             difference=number_at(row, "difference", where),
             lo=ci[0],
             hi=ci[1],
             n=int(number_at(row, "n", where)),
-            p=_maybe(row, "p", where),
-            p_holm=_maybe(row, "p_holm", where),
+            p=number_or_none(row, "p", where),
+            p_holm=number_or_none(row, "p_holm", where),
         )
-        for where, row, ci in _measured(summary, "comparisons")
+        for where, row, ci in measured(summary, "comparisons")
     ]
 
 
 def read_curve(summary: Mapping[str, Any]) -> list[Point]:
     """`curve`, in file order. Files of before the parts were told apart are read too."""
     points = []
-    for where, row, ci in _measured(summary, "curve"):
-        closed_by = _counts(row, "closed_by", where)
-        replies = _maybe(row, "replies", where)
-        method = _text(row, "method", where)
+    for where, row, ci in measured(summary, "curve"):
+        closed_by = counts_at(row, "closed_by", where)
+        replies = number_or_none(row, "replies", where)
+        method = text_at(row, "method", where)
         usual = "natural" if method == "natural" else "extended" if method in _EXTENDED else "capped"
         points.append(
             Point(
-                arm=_text(row, "arm", where),
+                arm=text_at(row, "arm", where),
                 method=method,
                 part=visible(row.get("part") or usual),
                 setting=visible(row.get("setting") or ""),
                 line=visible(row.get("line") or ""),
                 seed=visible(row.get("seed", "")),
-                budget=_maybe(row, "budget", where),
-                minimum=_maybe(row, "min_tokens", where),
-                waits=_maybe(row, "waits", where),
+                budget=number_or_none(row, "budget", where),
+                minimum=number_or_none(row, "min_tokens", where),
+                waits=number_or_none(row, "waits", where),
                 wait=_strings(row.get("wait")),
                 sampling=visible(row.get("sampling") or ""),
-                votes=_maybe(row, "votes", where),
+                votes=number_or_none(row, "votes", where),
                 accuracy=number_at(row, "accuracy", where),
                 lo=ci[0],
                 hi=ci[1],
                 n=int(number_at(row, "n", where)),
-                samples=_count(row, "samples", where),
-                tokens=_maybe(row, "thinking_tokens_mean", where),
-                tokens_sampled=_maybe(row, "thinking_sampled_mean", where),
-                tokens_forced=_maybe(row, "thinking_forced_mean", where),
+                samples=count_at(row, "samples", where),
+                tokens=number_or_none(row, "thinking_tokens_mean", where),
+                tokens_sampled=number_or_none(row, "thinking_sampled_mean", where),
+                tokens_forced=number_or_none(row, "thinking_forced_mean", where),
                 closed_by=closed_by,
-                finished=_counts(row, "finished", where),
-                empty=_maybe(row, "empty", where),
+                finished=counts_at(row, "finished", where),
+                empty=number_or_none(row, "empty", where),
                 replies=sum(closed_by.values()) if replies is None else replies,
+                chosen_on=number_or_none(row, "chosen_on", where) or 0,
+                trained_on=number_or_none(row, "trained_on", where) or 0,
             )
         )
     return points
@@ -198,12 +225,12 @@ def read_funnel(summary: Mapping[str, Any]) -> list[Step]:
     """`funnel`, in file order."""
     return [
         Step(
-            stage=_text(row, "stage", where),
+            stage=text_at(row, "stage", where),
             kept=int(number_at(row, "kept", where)),
             dropped=int(number_at(row, "dropped", where)),
-            reasons=_counts(row, "reasons", where),
+            reasons=counts_at(row, "reasons", where),
         )
-        for where, row in _entries(summary, "funnel")
+        for where, row in entries(summary, "funnel")
     ]
 
 
@@ -211,61 +238,3 @@ def _strings(wait: object) -> str:
     """One wait string, or several in rotation."""
     several = [wait] if isinstance(wait, str) else wait if isinstance(wait, Sequence) else ()
     return " / ".join(visible(each).strip() for each in several)
-
-
-def _entries(summary: Mapping[str, Any], section: str) -> list[tuple[str, Mapping[str, Any]]]:
-    rows = summary.get(section) or []
-    if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise UsageError(f"summary: {section} must be a list")
-    for index, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise UsageError(f"summary: {section}[{index}] must be an object")
-    return [(f"{section}[{index}]", row) for index, row in enumerate(rows)]
-
-
-def _measured(
-    summary: Mapping[str, Any], section: str
-) -> list[tuple[str, Mapping[str, Any], tuple[float, float]]]:
-    """The entries of a section whose numbers carry `ci95`."""
-    found = []
-    for where, row in _entries(summary, section):
-        ci = row.get("ci95")
-        if not isinstance(ci, Sequence) or len(ci) != 2 or not all(map(_is_number, ci)):
-            raise UsageError(f"summary: {where}.ci95 must be [lo, hi]: no number without an interval")
-        found.append((where, row, (float(ci[0]), float(ci[1]))))
-    return found
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise UsageError(f"summary: {where}.{key} must be text, not {value!r:.60}")
-    return visible(value)
-
-
-def number_at(row: Mapping[str, Any], key: str, where: str) -> float:
-    """`row[key]`, a finite number. Raises UsageError that names `where` it should be."""
-    value = row.get(key)
-    if not _is_number(value):
-        raise UsageError(f"summary: {where}.{key} must be a number, not {value!r:.60}")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _maybe(row: Mapping[str, Any], key: str, where: str) -> float | None:
-    return None if row.get(key) is None else number_at(row, key, where)
-
-
-def _count(row: Mapping[str, Any], key: str, where: str) -> int | None:
-    value = _maybe(row, key, where)
-    return None if value is None else int(value)
-
-
-def _counts(row: Mapping[str, Any], key: str, where: str) -> dict[str, float]:
-    counts = row.get(key) or {}
-    if not isinstance(counts, Mapping):
-        raise UsageError(f"summary: {where}.{key} must map names to counts")
-    return {visible(name): number_at(counts, name, f"{where}.{key}") for name in counts}
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,18 +7,20 @@ Does not: read manifests or compute.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.plain import cell, table
 from tutelage.report.curve import describe
+from tutelage.report.ladders import Against, Ladder, Rung, read_against, read_ladders
 from tutelage.report.lines import LineRow, read_lines, read_neighbours, targets_of
 from tutelage.report.summary import Arm, Comparison, Point, read_arms, read_comparisons, read_curve
+from tutelage.report.training import Run, read_training
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
-    """Arms, comparisons and the thinking curve as Markdown."""
+    """Arms, stages, amounts, comparisons, the thinking curve and the training as Markdown."""
     parts = [_facts(summary)]
     arms, comparisons, curve = read_arms(summary), read_comparisons(summary), read_curve(summary)
     head: tuple[str, ...]
@@ -34,6 +36,10 @@ def markdown(summary: Mapping[str, Any]) -> str:
             "teacher calls",
         )
         parts.append(table(head, [_arm(arm) for arm in arms]))
+    for climb in read_ladders(summary, arms):
+        parts.append(_ladder(climb))
+    for plot in read_against(summary, arms):
+        parts.append(_against(plot))
     if comparisons:
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
         parts.append(table(head, [_comparison(row) for row in comparisons]))
@@ -47,6 +53,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if steps := read_neighbours(summary):
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
         parts.append(table(head, [_comparison(row) for row in steps]))
+    if runs := read_training(summary):
+        head = ("stage", "kind", "seed", "steps", "examples", "tokens seen", "tokens learned", "packing")
+        parts.append(table((*head, "validations", "stopped"), [_run(run) for run in runs]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,7 +89,7 @@ def _arm(arm: Arm) -> tuple[str, ...]:
     return (
         arm.name,
         arm.seed,
-        _percent(arm.accuracy, arm.lo, arm.hi),
+        _percent(arm.accuracy, arm.lo, arm.hi, arm.note),
         str(arm.n),
         _whole(arm.samples),
         _decimal(arm.thinking_tokens),
@@ -106,7 +115,7 @@ def _point(point: Point) -> tuple[str, ...]:
         point.method,
         describe(point),
         point.seed,
-        _percent(point.accuracy, point.lo, point.hi),
+        _percent(point.accuracy, point.lo, point.hi, point.note),
         str(point.n),
         _whole(point.samples),
         _decimal(point.tokens),
@@ -118,8 +127,49 @@ def _line(line: LineRow) -> tuple[str, ...]:
     return (line.arm, line.seed, line.name, *numbers)
 
 
-def _percent(value: float, lo: float, hi: float) -> str:
-    return f"{100 * value:.1f} % [{100 * lo:.1f}, {100 * hi:.1f}]"
+def _ladder(climb: Ladder) -> str:
+    """Accuracy after each stage, seeds side by side."""
+    seeds = climb.seeds
+    return table((f"{climb.title}: after", *_seed_head(seeds)), [_rung(rung, seeds) for rung in climb.rungs])
+
+
+def _against(plot: Against) -> str:
+    """Accuracy against a number, seeds side by side."""
+    seeds = list(
+        dict.fromkeys(arm.seed for line in plot.lines.values() for rung in line for arm in rung.arms)
+    )
+    rows = [
+        (line, f"{rung.x:,g}", *_rung(rung, seeds)) for line, rungs in plot.lines.items() for rung in rungs
+    ]
+    return table((plot.title, plot.axis, "arm", *_seed_head(seeds)), rows)
+
+
+def _seed_head(seeds: Sequence[str]) -> tuple[str, ...]:
+    return ("mean over seeds", "range over seeds", *(f"seed {seed}, 95 % interval" for seed in seeds), "n")
+
+
+def _rung(rung: Rung, seeds: Sequence[str]) -> tuple[str, ...]:
+    found = [rung.by_seed.get(seed) for seed in seeds]
+    return (
+        rung.name,
+        f"{100 * rung.mean:.1f} %",
+        f"{100 * rung.range[0]:.1f} to {100 * rung.range[1]:.1f}",
+        *("" if arm is None else _percent(arm.accuracy, arm.lo, arm.hi, arm.note) for arm in found),
+        str(rung.arms[0].n),
+    )
+
+
+def _run(run: Run) -> tuple[str, ...]:
+    return (
+        *(run.stage, run.kind, run.seed, _whole(run.steps), _whole(run.examples)),
+        *(_whole(run.tokens_seen), _whole(run.tokens_learned)),
+        "" if run.packing is None else f"{100 * run.packing:.1f} %",
+        *(run.validations, run.stopped),
+    )
+
+
+def _percent(value: float, lo: float, hi: float, note: str = "") -> str:
+    return f"{100 * value:.1f} % [{100 * lo:.1f}, {100 * hi:.1f}]{f' ({note})' if note else ''}"
 
 
 def _whole(value: float | None) -> str:

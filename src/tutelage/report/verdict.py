@@ -137,11 +137,15 @@ def _stop(point: Point) -> str:
 
 def _at(point: Point) -> str:
     tokens = "" if point.tokens is None else f" at {amount(round(point.tokens))} thinking tokens"
-    return f"{percent(point.accuracy)} {interval(point.lo, point.hi)}{tokens}"
+    note = f" ({point.note})" if point.note else ""
+    return f"{percent(point.accuracy)} {interval(point.lo, point.hi)}{tokens}{note}"
 
 
 def _each_seed(arms: Sequence[Arm]) -> str:
-    values = " and ".join(f"{percent(arm.accuracy)} {interval(arm.lo, arm.hi)}" for arm in arms)
+    values = " and ".join(
+        f"{percent(arm.accuracy)} {interval(arm.lo, arm.hi)}{f' ({arm.note})' if arm.note else ''}"
+        for arm in arms
+    )
     return f"{values} (seeds {', '.join(arm.seed for arm in arms)})" if len(arms) > 1 else values
 
 

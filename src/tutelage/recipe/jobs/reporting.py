@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tutelage.measure.statistics import wilson
 from tutelage.recipe import stages
 from tutelage.recipe.files import write_text
 from tutelage.recipe.jobs.measuring import EVALUATION, TRACES, VERDICTS
@@ -22,6 +23,11 @@ from tutelage.recipe.plan import job_id
 from tutelage.recipe.stage import JobContext, Source
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records
 from tutelage.report import render
+from tutelage.report.training import QUANTITIES
+from tutelage.train.journal import read_log
+
+_TOOK = ("steps", "examples", "tokens_seen", "tokens_learned", "packing", "chosen_step")
+_DRAWN = 300
 
 
 def report(ctx: JobContext[stages.Report]) -> dict[str, Any]:
@@ -60,6 +66,9 @@ def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
         "comparisons": [] if comparisons is None else json.loads(comparisons.read_text(encoding="utf-8")),
         "curve": curve,
         "analysis": analysis,
+        "ladders": [{"title": title, "arms": list(arms)} for title, arms in ctx.config.ladders.items()],
+        "against": [{"title": title, **plot.model_dump()} for title, plot in ctx.config.against.items()],
+        "training": list(_training(ctx)),
         "funnel": list(_funnel(recipe, jobs)),
         "cost": _cost(recipe, jobs),
         "settings": {"seeds": recipe["seeds"], "stages": recipe["stages"]},
@@ -73,14 +82,14 @@ def _sources(ctx: JobContext[Any], name: str) -> Sequence[Source]:
 
 
 def _arm(ctx: JobContext[stages.Report], source: Source) -> dict[str, Any]:
-    """One arm of one seed, with what its training took."""
+    """One arm of one seed, with what its training took: all stages from the start model on."""
     found = json.loads((source.path / EVALUATION).read_text(encoding="utf-8"))
-    trained: Mapping[str, Any] = {}
-    evaluation = ctx.run["recipe"]["stages"].get(source.stage, {})
-    for name in (evaluation.get("model", ""), job_id(evaluation.get("model", ""), source.seed)):
-        entry = ctx.run["jobs"].get(name)
-        if entry is not None and "tokens_seen" in entry["metrics"]:
-            trained = entry["metrics"]
+    making = list(_making(ctx, source))
+    # Two stages on the same traces did not ask a teacher twice.
+    calls: dict[tuple[str, ...], int] = {}
+    for config, metrics in making:
+        traces = tuple(config.get("traces") or ())
+        calls[traces] = max(calls.get(traces, 0), metrics.get("teacher_calls", 0))
     return {
         "name": source.key,
         "seed": source.seed,
@@ -98,12 +107,60 @@ def _arm(ctx: JobContext[stages.Report], source: Source) -> dict[str, Any]:
                 "device",
             )
         },
-        "tokens_seen": trained.get("tokens_seen", 0),
-        "tokens_learned": trained.get("tokens_learned", 0),
-        "teacher_calls": trained.get("teacher_calls", 0),
-        "examples": trained.get("examples", 0),
-        "train_steps": trained.get("steps", 0),
+        **{key: found.get(key, 0) for key in ("chosen_on", "trained_on")},
+        "tokens_seen": sum(metrics.get("tokens_seen", 0) for _, metrics in making),
+        "tokens_learned": sum(metrics.get("tokens_learned", 0) for _, metrics in making),
+        "teacher_calls": sum(calls.values()),
+        "examples": sum(metrics.get("examples", 0) for _, metrics in making),
+        "train_steps": sum(metrics.get("steps", 0) for _, metrics in making),
     }
+
+
+def _making(
+    ctx: JobContext[stages.Report], source: Source
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Settings and metrics of each training stage behind an evaluation, the last one first."""
+    stage = source.stage
+    while True:
+        stage = str(ctx.run["recipe"]["stages"].get(stage, {}).get("model") or "").split(".")[0]
+        entry = ctx.run["jobs"].get(job_id(stage, source.seed)) or ctx.run["jobs"].get(stage)
+        if entry is None:
+            return
+        if "steps" in entry["metrics"]:
+            yield ctx.run["recipe"]["stages"][stage], entry["metrics"]
+
+
+def _training(ctx: JobContext[stages.Report]) -> Iterator[dict[str, Any]]:
+    """What each training stage of each seed took and logged, in the order of the recipe."""
+    for stage, config in ctx.run["recipe"]["stages"].items():
+        for seed in (None, *ctx.run["recipe"]["seeds"]):
+            entry = ctx.run["jobs"].get(job_id(stage, seed))
+            if entry is None or "log" not in entry["outputs"]:
+                continue
+            metrics = entry["metrics"]
+            n = metrics.get("validation_problems", 0)
+            yield {
+                "stage": stage,
+                "kind": config["kind"],
+                "seed": seed,
+                **{key: metrics.get(key) for key in _TOOK},
+                "stopped": metrics.get("stopped"),
+                "validations": [_look(step, share, n) for step, share in metrics.get("validations", ())],
+                "series": _series(ctx.run_dir / entry["outputs"]["log"]["path"]),
+            }
+
+
+def _look(step: int, share: float, n: int) -> dict[str, Any]:
+    """One validation, one reply a problem, with its interval."""
+    found = wilson(round(share * n), n)
+    return {"step": step, "accuracy": share, "ci95": [found.lo, found.hi], "n": n}
+
+
+def _series(log: Path) -> dict[str, list[list[float]]]:
+    """What the page draws of a stage's log: (step, value) by name, at most some hundred."""
+    rows = read_log(log)
+    found = {name: [[row["step"], row[name]] for row in rows if name in row] for name in QUANTITIES}
+    return {name: pairs[:: -(-len(pairs) // _DRAWN)] for name, pairs in found.items() if pairs}
 
 
 def _funnel(recipe: Mapping[str, Any], jobs: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
