@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinymodel import tiny_student
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, write_records
-from tutelage.train.pairs import Pair, PairSet, lengths, read_pairs, rollout_pairs, write_pairs
+from tutelage.students.template import render_prompt
+from tutelage.train.pairs import Pair, PairSet, lengths, misfit, read_pairs, rollout_pairs, write_pairs
 from tutelage.train.rollouts import Rollout
 
 STATUSES = ("correct", "incorrect", "undecided")
@@ -171,8 +173,8 @@ def test_a_file_gives_back_what_was_written(
         for name, ids, evidence in rows
     ]
     problems = {name: Problem(name, f"{name}?", source="s", licence="CC0-1.0") for name, _, _ in rows}
-    write_pairs(path, pairs, problems, "abc")
-    assert read_pairs(path) == PairSet(pairs, tokenizer="abc", problems=problems)
+    write_pairs(path, pairs, problems)
+    assert read_pairs(path) == PairSet(pairs, problems=problems)
     assert [each.name for each in path.parent.iterdir()] == ["a.parquet"]
 
 
@@ -185,3 +187,15 @@ def test_what_is_no_file_of_pairs_is_refused(tmp_path: Path) -> None:
     write_records(tmp_path / "p.parquet", [Problem("p", "?")], Problem)
     with pytest.raises(UsageError, match="not a table of preference pairs"):
         read_pairs(tmp_path / "p.parquet")
+
+
+def test_pairs_of_another_prompt_are_named() -> None:
+    student = tiny_student()
+    problems = {"p": Problem("p", "1?")}
+    prompt = tuple(render_prompt(student.tokenizer, student.template, "1?"))
+    whole = Pair("p", prompt, (1,), (2,), (True,), (True,), "rollout")
+    within = Pair("p", (*prompt, 5), (1,), (2,), (True,), (True,), "pivotal")
+    assert misfit(student, PairSet([whole, within], problems=problems)) == ""
+    other = tiny_student(system="Think.")
+    assert misfit(other, PairSet([whole, within], problems=problems)) == "p"
+    assert misfit(other, PairSet([])) == ""

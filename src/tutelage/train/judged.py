@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, clean_text, stable_hash
-from tutelage.train.pairs import TRUNCATED, Pair, PairSet
+from tutelage.teachers.replies import is_truncated
+from tutelage.train.pairs import Pair, PairSet
 from tutelage.verify.llm_judge import Ask, NoReply, Progress, labels_for
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _groups(
         trace = each.trace
         if trace.problem_id not in problems:
             raise UsageError(f"rollout {trace.id}: its problem {trace.problem_id} is not among those given")
-        if trace.finish_reason == TRUNCATED:
+        if is_truncated(trace.finish_reason):
             left_out["cut off"] += 1
         elif len(shown_text(trace)) > TEXT_LIMIT:
             left_out["too long to show"] += 1

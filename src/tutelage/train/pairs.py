@@ -26,14 +26,16 @@ import pyarrow.parquet as pq
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.records import Problem, clean_text, stable_hash
+from tutelage.students.template import render_prompt
+from tutelage.teachers.replies import is_truncated
 
 if TYPE_CHECKING:
+    from tutelage.students.pretrained import Student
     from tutelage.train.rollouts import Rollout
 
+Ids = tuple[int, ...]
 Method = Literal["rollout", "judge", "pivotal"]
 Truncated = Literal["drop", "rejected"]
-TRUNCATED = "length"
-"""The finish reason of a rollout that the token limit cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,11 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class PairSet:
-    """Pairs, what was left out by reason, and, from a file, the fingerprint of the tokenizer that the ids
-    belong to and the problems (question, source and licence of each, by id)."""
+    """Pairs, what was left out by reason, and, from a file, the problems (question, source and licence of
+    each, by id)."""
 
     pairs: list[Pair]
     left_out: Mapping[str, int] = field(default_factory=dict)
-    tokenizer: str = ""
     problems: Mapping[str, Problem] = field(default_factory=dict)
 
 
@@ -123,7 +124,7 @@ def _side(each: Rollout, truncated: Truncated) -> str:
     """`correct`, `incorrect`, or why it is neither."""
     if each.status is None:
         raise UsageError(f"rollout {each.trace.id} has no verdict; judge the rollouts first")
-    if each.trace.finish_reason == TRUNCATED:  # never chosen: it does not come to an end
+    if is_truncated(each.trace.finish_reason):  # never chosen: it does not come to an end
         return "incorrect" if truncated == "rejected" and each.status != "correct" else "cut off"
     return each.status
 
@@ -189,7 +190,6 @@ def lengths(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 _IDS, _FLAGS = pa.list_(pa.int32()), pa.list_(pa.bool_())
-_TOKENIZER = b"tutelage.tokenizer"
 _OF_PROBLEM = ("question", "source", "licence")
 _SCHEMA = pa.schema(
     [
@@ -209,16 +209,15 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_pairs(path: Path, pairs: Iterable[Pair], problems: Mapping[str, Problem], tokenizer: str) -> None:
-    """Write Parquet at `path`, whole or not at all. `problems` are those of the pairs, by id, so that what
-    learns from the file can tell which questions it has seen; `tokenizer` is the fingerprint of the tokenizer
-    that the ids belong to. Raises StorageError when the disk refuses."""
+def write_pairs(path: Path, pairs: Iterable[Pair], problems: Mapping[str, Problem]) -> None:
+    """Write Parquet at `path`, whole or not at all. `problems` are those of the pairs, by id: what learns
+    from the file can tell which questions it has seen, and whether the ids are those of its own tokenizer and
+    template (see `misfit`). Raises StorageError when the disk refuses."""
     rows = [_row(pair, problems[pair.problem_id]) for pair in pairs]
-    schema = _SCHEMA.with_metadata({**(_SCHEMA.metadata or {}), _TOKENIZER: tokenizer.encode()})
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial, compression="zstd")
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial, compression="zstd")
         os.replace(partial, path)
     except OSError as error:
         raise StorageError(f"{path}: cannot write ({error.strerror or error})") from error
@@ -241,8 +240,21 @@ def read_pairs(path: Path) -> PairSet:
         row["problem_id"]: Problem(row["problem_id"], **{name: row[name] for name in _OF_PROBLEM})
         for row in rows
     }
-    mark = (table.schema.metadata or {}).get(_TOKENIZER, b"").decode()
-    return PairSet([_read(row) for row in rows], tokenizer=mark, problems=problems)
+    return PairSet([_read(row) for row in rows], problems=problems)
+
+
+def misfit(student: Student, found: PairSet) -> str:
+    """The id of the first problem whose pairs do not begin with the prompt that `student` would see (another
+    tokenizer, chat template or system message made them), "" where all do."""
+    prompts: dict[str, Ids] = {}
+    for pair in found.pairs:
+        name = pair.problem_id
+        if name not in prompts:
+            question = found.problems[name].question
+            prompts[name] = tuple(render_prompt(student.tokenizer, student.template, question))
+        if pair.prompt_ids[: len(prompts[name])] != prompts[name]:
+            return name
+    return ""
 
 
 def _row(pair: Pair, problem: Problem) -> dict[str, Any]:

@@ -22,9 +22,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.train.pairs import Pair, PairSet
+from tutelage.train.pairs import Ids, Pair, PairSet
 
-Ids = tuple[int, ...]
 Progress = Callable[[int, int, str], None]
 
 
