@@ -14,6 +14,7 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.recipe.document import Place, nearest
+from tutelage.recipe.held_out import refuse_chosen_on
 from tutelage.recipe.load import FILE_PREFIX, Recipe, path_of
 from tutelage.recipe.stage import InputPath, InputRef, Marked, Output, StageConfig, StageKind, marked
 
@@ -79,6 +80,7 @@ def plan_jobs(recipe: Recipe, only: Sequence[str] | None = None) -> tuple[Job, .
         order = [stage for stage in order if stage in _needed(only, links)]
     jobs = [job for stage in order for job in _jobs(recipe, stage, links[stage])]
     _refuse_shared_outputs(recipe, jobs)
+    refuse_chosen_on(recipe)
     plain = frozenset(job.id for job in jobs if not job.kind.sees_run)
     return tuple(replace(job, others=plain) if job.kind.sees_run else job for job in _seeing_last(jobs))
 

@@ -26,7 +26,7 @@ from tutelage.report import render
 from tutelage.report.training import QUANTITIES
 from tutelage.train.journal import read_log
 
-_TOOK = ("steps", "examples", "tokens_seen", "tokens_learned", "packing", "chosen_step")
+_TOOK = ("steps", "examples", "tokens_seen", "tokens_learned", "chosen_step")
 _DRAWN = 300
 
 
@@ -144,6 +144,7 @@ def _training(ctx: JobContext[stages.Report]) -> Iterator[dict[str, Any]]:
                 "kind": config["kind"],
                 "seed": seed,
                 **{key: metrics.get(key) for key in _TOOK},
+                "packing": (metrics.get("packing") or {}).get("filled"),
                 "stopped": metrics.get("stopped"),
                 "validations": [_look(step, share, n) for step, share in metrics.get("validations", ())],
                 "series": _series(ctx.run_dir / entry["outputs"]["log"]["path"]),
