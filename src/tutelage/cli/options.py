@@ -139,6 +139,10 @@ def shown(verb: str, work: Callable[[Progress], dict[str, Any]]) -> dict[str, An
     from rich.console import Console
 
     from tutelage.recipe.display import Display
+    from tutelage.train.ranks import is_first
+
+    if not is_first():
+        return work(lambda done, total, note: None)
 
     def heard(done: int, total: int, note: str) -> None:
         display.progress(verb, done, total, note)

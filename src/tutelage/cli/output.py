@@ -16,6 +16,8 @@ from typing import IO, Annotated, Any, TypeVar, cast
 
 import typer
 
+from tutelage.train.ranks import is_first
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout; everything else on stderr.")
 ]
@@ -66,7 +68,10 @@ def note(text: str) -> None:
 
 
 def emit(document: Mapping[str, Any], text: str, as_json: bool) -> None:
-    """The result of a verb: `document` with --json, `text` without."""
+    """The result of a verb: `document` with --json, `text` without. Where several processes run the same
+    verb (`accelerate launch`), the first one says it."""
+    if not is_first():
+        return
     write((json.dumps(document, ensure_ascii=True, default=str) if as_json else text.rstrip("\n")) + "\n")
 
 

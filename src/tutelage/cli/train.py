@@ -81,6 +81,7 @@ def train(
     from tutelage.errors import UsageError
     from tutelage.recipe.given import questions_file, student_folder
     from tutelage.recipe.stages import KINDS
+    from tutelage.train.ranks import first_goes_first
 
     if stage not in STAGES:
         raise UsageError(f"tutelage train {stage}: there is no such stage; there are {', '.join(STAGES)}")
@@ -102,11 +103,12 @@ def train(
     if missing:
         raise UsageError(f"tutelage train {stage}: give --{missing}")
     inputs = {name: str(each) if each is not None else None for name, each in given.items()}
-    for name in ("model", "teacher"):
-        if given[name] is not None:
-            inputs[name] = str(student_folder(str(given[name]), out))
-    if problems is not None:
-        inputs["problems"] = str(questions_file(problems, out, checker=checker, columns=columns))
+    with first_goes_first():  # both write beside `out`
+        for name in ("model", "teacher"):
+            if given[name] is not None:
+                inputs[name] = str(student_folder(str(given[name]), out))
+        if problems is not None:
+            inputs["problems"] = str(questions_file(problems, out, checker=checker, columns=columns))
     wanted = {
         "steps": (steps or 300) if "steps" in known else None,
         "keep": "correct" if verdicts and "keep" in known else None,

@@ -26,6 +26,7 @@ from transformers.utils import logging as hf_logging
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.students.pretrained import Student
+from tutelage.train import ranks
 from tutelage.train.checkpoints import Resumed, open_folder, seal
 from tutelage.train.dry import out_of_memory
 from tutelage.train.journal import LOG, Journal
@@ -92,7 +93,8 @@ def _fit(
     counts: dict[str, float] | None,
 ) -> Fitted:
     started = time.monotonic()
-    found = open_folder(folder, keep.mark) if keep.folder else None
+    with ranks.first_goes_first():
+        found = open_folder(folder, keep.mark) if keep.folder else None
     state = found[1] if found else Resumed()
     if counts is not None:
         counts.update(state.counts)
@@ -101,7 +103,7 @@ def _fit(
         torch.manual_seed(optimiser.seed)  # the adapter's first weights
         model = get_peft_model(model, _lora_config(optimiser.lora))
     model.train()
-    journal = Journal(folder / LOG if keep.folder else None, state.step)
+    journal = Journal(folder / LOG if keep.folder and ranks.is_first() else None, state.step)
     watch = _Watch(student, optimiser, folder, state, journal, validation, progress, counts)
     arguments = common_arguments(optimiser, folder, keep, model)
     trainer = build(model, arguments, [watch])
@@ -152,7 +154,7 @@ def common_arguments(optimiser: Optimiser, folder: Path, keep: Keep, model: Any)
     return {
         "output_dir": str(folder),
         "max_steps": optimiser.steps,
-        "per_device_train_batch_size": optimiser.batch // optimiser.accumulate,
+        "per_device_train_batch_size": optimiser.micro_batch(ranks.processes()),
         "gradient_accumulation_steps": optimiser.accumulate,
         "learning_rate": optimiser.learning_rate,
         "lr_scheduler_type": optimiser.schedule,
@@ -261,6 +263,7 @@ class _Watch(TrainerCallback):  # type: ignore[misc]
             self.journal.add(state.global_step, logs)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        ranks.wait()  # each process writes a part of the checkpoint
         if state.is_world_process_zero:
             self.resumed.step = state.global_step
             self.resumed.counts = dict(self.counts)

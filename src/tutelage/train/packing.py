@@ -25,8 +25,8 @@ from tutelage.errors import UsageError
 from tutelage.train.batches import FED
 from tutelage.train.examples import Example
 
-# How far the logits of a packed example may be from those alone, as a share of the largest. Rounding is 3.5 % in
-# bfloat16 (SmolLM2, sdpa); a model that sees the neighbours is off by half and more.
+# How far the logits of a packed example may be from those alone, as a share of the largest. Rounding is 3.5 %
+# in bfloat16 (SmolLM2, sdpa); a model that sees the neighbours is off by half and more.
 _TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 # Rows of `check_blind`: the third example after the first, after the second, and alone.
 _ROWS = [[0, 2], [1, 2], [2]]

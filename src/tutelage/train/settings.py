@@ -55,6 +55,17 @@ class Optimiser:
         if self.accumulate < 1 or self.batch < 1 or self.batch % self.accumulate:
             raise UsageError(f"batch {self.batch} does not divide into accumulate {self.accumulate} parts")
 
+    def micro_batch(self, processes: int) -> int:
+        """Samples that go through the model at once in each of so many processes. Raises UsageError when the
+        batch does not divide."""
+        parts = self.accumulate * processes
+        if self.batch % parts:
+            raise UsageError(
+                f"batch {self.batch} does not divide into accumulate {self.accumulate} parts in each of "
+                f"{processes} processes"
+            )
+        return self.batch // parts
+
     @property
     def log_every(self) -> int:
         """Steps between two rows of the log: at most a hundred rows."""

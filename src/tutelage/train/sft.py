@@ -138,6 +138,7 @@ def train_sft(
                     **arguments,
                     dataset_kwargs={"skip_prepare_dataset": True},  # rows are ready, nothing may be cut
                     max_length=None,
+                    ddp_find_unused_parameters=False,  # a search at each step, and there are none
                 ),
                 train_dataset=Dataset.from_dict({"row": list(range(len(groups)))}),
                 data_collator=collate,

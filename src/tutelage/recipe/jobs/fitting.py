@@ -24,6 +24,7 @@ from tutelage.recipe.training import Training
 from tutelage.records import Problem, read_records, stable_hash
 from tutelage.students.card import write_training
 from tutelage.students.pretrained import Student, load_student, save_student
+from tutelage.train import ranks
 from tutelage.train.fit import Fitted
 from tutelage.train.journal import write_log
 from tutelage.train.settings import Keep, Lora, Optimiser, Validation
@@ -36,7 +37,7 @@ _BESIDE = {"expected_s", "save_every", "trackers"}
 def start(ctx: JobContext[Training]) -> Student:
     """The student that the job starts from, with torch at the job's threads."""
     torch.set_num_threads(ctx.threads)
-    return load_student(str(ctx.path("model")))
+    return load_student(str(ctx.path("model")), device=ranks.device())
 
 
 def optimiser(ctx: JobContext[Training]) -> Optimiser:
@@ -147,28 +148,30 @@ def finish(
     chosen = config.validate_on is not None and (
         config.validate_on.patience is not None or config.validate_on.choose == "best"
     )
-    save_student(student, folder)
-    write_training(
-        folder,
-        {
-            "stage": ctx.stage,
-            "kind": config.kind,
-            "settings": plain_settings(config),
-            "data": data_hash(ctx),
-            "versions": versions(),
-            "seed": ctx.seed or 0,
-            "steps": fitted.steps,
-            "validations": fitted.validations,
-            "stopped": fitted.stopped,
-            "chosen_step": fitted.chosen_step,
-            "numbers": dict(numbers),
-        },
-        before=ctx.path("model"),
-        trained_on=problems,
-        selected_on=validation_problems(ctx) if chosen else [],
-    )
-    write_log(ctx.outputs["log"], fitted.log)
-    remove(folder.with_name(folder.name + WORK))
+    if ranks.is_first():
+        save_student(student, folder)
+        write_training(
+            folder,
+            {
+                "stage": ctx.stage,
+                "kind": config.kind,
+                "settings": plain_settings(config),
+                "data": data_hash(ctx),
+                "versions": versions(),
+                "seed": ctx.seed or 0,
+                "steps": fitted.steps,
+                "validations": fitted.validations,
+                "stopped": fitted.stopped,
+                "chosen_step": fitted.chosen_step,
+                "numbers": dict(numbers),
+            },
+            before=ctx.path("model"),
+            trained_on=problems,
+            selected_on=validation_problems(ctx) if chosen else [],
+        )
+        write_log(ctx.outputs["log"], fitted.log)
+        remove(folder.with_name(folder.name + WORK))
+    ranks.wait()  # no process looks for the outputs before they are there
     return {
         **numbers,
         "steps": fitted.steps,
