@@ -26,8 +26,8 @@ def refuse_chosen_on(recipe: Recipe) -> None:
                 where = recipe.document.where(("stages", stage, "problems"))
                 raise UsageError(
                     f"{where}: stage {above!r} chooses its checkpoint, or when to stop, on these problems, "
-                    "so an accuracy on them is too good; measure on others, or set allow_chosen_on: true, and "
-                    "the report says so beside the number"
+                    "so an accuracy on them is too good; measure on others, or set allow_chosen_on: true, "
+                    "and the report says so beside the number"
                 )
 
 
