@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
 from tutelage.train.repetition import repetition
 
+few = settings(max_examples=40, deadline=None)
 IDS = st.lists(st.integers(0, 3), max_size=60)
 
 
+@few
 @given(IDS)
 def test_it_lies_between_minus_one_and_zero(ids: list[int]) -> None:
     assert -1.0 <= repetition(ids) <= 0.0
 
 
+@few
 @given(st.integers(0, 9), st.integers(25, 400))
 def test_a_loop_of_one_token_is_clamped(token: int, count: int) -> None:
     # Unclamped: (count - 4) / (count / 5), which is more than 4.
     assert repetition([token] * count) == -1.0
 
 
+@few
 @given(st.integers(10, 80))
 def test_a_loop_of_five_tokens_comes_near_to_one(rounds: int) -> None:
     # Each 5-gram of the loop occurs in one place of five: (n - 4) / 5 times, rounded up.
@@ -52,11 +56,13 @@ def test_the_share_of_frequent_n_grams_counts() -> None:
     )
 
 
+@few
 @given(st.lists(st.integers(0, 3), max_size=4))
 def test_what_is_shorter_than_an_n_gram_repeats_nothing(ids: list[int]) -> None:
     assert repetition(ids) == 0.0
 
 
+@few
 @given(IDS)
 def test_the_names_of_the_ids_do_not_matter(ids: list[int]) -> None:
     assert repetition(ids) == repetition([each + 1000 for each in ids])

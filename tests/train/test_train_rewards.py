@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinymodel import byte_tokenizer
@@ -28,6 +28,7 @@ from tutelage.train.rewards import (
 )
 from tutelage.verify.workers import WorkerPool
 
+few = settings(max_examples=40, deadline=None)
 PROBLEM = Problem("p", "2 + 2?", "4")
 LENGTHS = st.integers(0, 40_000)
 
@@ -101,6 +102,7 @@ def test_the_published_values_of_the_length_aware_accuracy(tokens: int, right: f
     assert Plus().accuracy(False, tokens) == pytest.approx(wrong, abs=1e-3)
 
 
+@few
 @given(LENGTHS, LENGTHS)
 def test_right_replies_lose_with_length_and_wrong_ones_gain(one: int, other: int) -> None:
     short, long = sorted((one, other))
@@ -109,6 +111,7 @@ def test_right_replies_lose_with_length_and_wrong_ones_gain(one: int, other: int
     assert -1.0 <= constants.accuracy(False, short) <= constants.accuracy(False, long) <= -0.5
 
 
+@few
 @given(st.integers(1, 100_000))
 def test_other_limits_keep_the_proportions(longest: int) -> None:
     constants = Plus().within(longest)
@@ -118,6 +121,7 @@ def test_other_limits_keep_the_proportions(longest: int) -> None:
     assert Plus().within(31_744) == Plus()
 
 
+@few
 @given(LENGTHS, st.sampled_from(["model", "budget", "none", "eos"]), st.sampled_from(["stop", "length"]))
 def test_the_whole_reward_stays_within_its_bounds(tokens: int, closed_by: ClosedBy, finish: str) -> None:
     for status in ("correct", "incorrect"):
@@ -146,6 +150,7 @@ def test_overrides_ask_for_no_verdict() -> None:
     assert earned(plus(never, lambda trace: []), trace(finish="length")) < 0
 
 
+@few
 @given(st.integers(1, 5_000), st.integers(1, 5_000), LENGTHS, LENGTHS)
 def test_overlong_falls_from_zero_to_minus_one(longest: int, cache: int, one: int, other: int) -> None:
     cache = min(cache, longest)
@@ -196,6 +201,7 @@ def test_ids_are_those_of_thinking_and_answer() -> None:
     assert tokenizer.convert_tokens_to_ids("</think>") not in reply_ids(tokenizer, trace(thinking="</think>"))
 
 
+@few
 @given(st.floats(-100, 100), st.floats(-5, 5))
 def test_a_weighted_sum_clamps_its_parts(value: float, weight: float) -> None:
     reward = Weighted({"a": (weight, lambda problem, trace: value), "one": (2.0, lambda problem, trace: 1.0)})

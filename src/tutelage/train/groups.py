@@ -47,8 +47,8 @@ def choose(
     choice) and as many random wrong ones, so that rewards of +1 and -1 give advantages of exactly +1 and -1.
     Fewer rows than `size` are repeated evenly: the group then weighs as one of `size` in the loss, and where
     `size` is a multiple of the rows its normalised loss is exactly theirs (else some, drawn at random, stand
-    once more than the others). Without `balance` the first rows are taken, and rows of the rarer kind before
-    the others where the first ones lack it."""
+    once more than the others). Without `balance` the first rows are taken; where they are all right, or all
+    wrong, up to half of them give way to the first rows of the other kind."""
     if not rewards:
         return "no reward"
     if sum(rights) / len(rights) > drop_above:
@@ -76,12 +76,10 @@ def _balanced(rights: Sequence[bool], size: int, rng: random.Random) -> tuple[in
 
 
 def _first(rights: Sequence[bool], size: int) -> tuple[int, ...]:
-    rows = list(range(len(rights)))
+    rows = list(range(len(rights)))[:size]
     if len(set(rights[:size])) == 1 and len(set(rights)) == 2:
-        rare = not rights[0]
-        rows.sort(key=lambda row: (rights[row] != rare, row))
-        rows = sorted(rows[:size])
-    rows = rows[:size]
+        other = [row for row, is_right in enumerate(rights) if is_right != rights[0]][: size // 2]
+        rows = [*rows[: size - len(other)], *other]
     return tuple(rows[place % len(rows)] for place in range(size))
 
 
