@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,11 @@ def load_student(
     return Student(model, tokenizer, template or saved or Template(), name)
 
 
-def save_student(student: Student, path: str | Path) -> Path:
+def save_student(
+    student: Student, path: str | Path, *, weights: Mapping[str, torch.Tensor] | None = None
+) -> Path:
     """Write model (safetensors; the adapter alone for a peft model), tokenizer and template to the folder
-    `path`.
+    `path`. `weights` stand for the model's own where these are spread over several processes.
 
     The folder appears whole or not at all; one that is there is replaced. Raises StorageError when the disk
     refuses."""
@@ -98,7 +101,7 @@ def save_student(student: Student, path: str | Path) -> Path:
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, **({"state_dict": dict(weights)} if weights is not None else {}))
         student.tokenizer.save_pretrained(partial)
         (partial / TEMPLATE_FILE).write_text(
             json.dumps(student.template.to_dict(), indent=1), encoding="utf-8"

@@ -43,7 +43,8 @@ BEST = "best.safetensors"
 class Fitted:
     """What was done: optimiser steps, seconds of this process, the rows of the log, why it stopped before the
     last step (None: it did not), and the validations as (step, accuracy); `chosen_step` is where the weights
-    are from when the best validation was kept."""
+    are from when the best validation was kept. `weights` are the whole model's, in the first process, where
+    several processes held a part each (FSDP); else None, and the student's model holds them."""
 
     steps: int
     seconds: float
@@ -51,6 +52,7 @@ class Fitted:
     stopped: str | None = None
     validations: list[tuple[int, float]] = field(default_factory=list)
     chosen_step: int | None = None
+    weights: dict[str, torch.Tensor] | None = None
 
 
 class _NotFinite(Exception):
@@ -112,6 +114,10 @@ def _fit(
     watch.trainer = trainer
     if validation and trainer.accelerator.num_processes > 1:
         raise UsageError("validate_on works in one process; leave it out when training in several")
+    if optimiser.lora and trainer.is_fsdp_enabled:
+        raise UsageError(
+            "lora is merged in each process whole; leave it out with FSDP, or launch without FSDP"
+        )
     _check_losses(trainer)
     try:
         with _quiet():
@@ -134,6 +140,8 @@ def _fit(
         raise
     if watch.best is not None and validation and validation.choose == "best":
         watch.restore_best()
+    sharded = bool(trainer.is_fsdp_enabled)
+    weights = trainer.accelerator.get_state_dict(trainer.model) if sharded else None
     trained = trainer.accelerator.unwrap_model(trainer.model)
     if optimiser.lora:
         trained = trained.merge_and_unload()
@@ -145,6 +153,7 @@ def _fit(
         stopped=watch.stopped,
         validations=list(state.validations),
         chosen_step=watch.best[0] if watch.best and validation and validation.choose == "best" else None,
+        weights=weights,
     )
 
 

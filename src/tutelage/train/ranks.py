@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 def processes() -> int:
@@ -39,15 +40,19 @@ def first_goes_first() -> Iterator[None]:
     if processes() == 1:
         yield
         return
-    from accelerate import PartialState
-
-    with PartialState().main_process_first():
+    with _state().main_process_first():
         yield
 
 
 def wait() -> None:
     """Go on when every process has come here."""
     if processes() > 1:
-        from accelerate import PartialState
+        _state().wait_for_everyone()
 
-        PartialState().wait_for_everyone()
+
+def _state() -> Any:
+    import torch
+    from accelerate import PartialState
+
+    # Without being told, accelerate takes processes on a machine without a GPU for single ones.
+    return PartialState(cpu=not torch.cuda.is_available())

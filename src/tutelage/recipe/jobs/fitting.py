@@ -149,7 +149,7 @@ def finish(
         config.validate_on.patience is not None or config.validate_on.choose == "best"
     )
     if ranks.is_first():
-        save_student(student, folder)
+        save_student(student, folder, weights=fitted.weights)
         write_training(
             folder,
             {
