@@ -16,7 +16,6 @@ Does not: run models, or know about files. No factor temperature² is applied (a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -118,29 +117,19 @@ def summed(student: Tensor, teacher: Tensor | Sparse, beta: float, temperature: 
     if len(student) == 0:
         return student.sum() * 0.0
     total = torch.zeros((), device=student.device)
-    pieces = list(_pieces(len(student), student.shape[-1]))
-    for start, end in pieces:
+    size, start = max(1, CHUNK // student.shape[-1]), 0
+    pieces = torch.split(student, size)  # slices would each bring a gradient as large as the whole
+    for piece in pieces:
+        end = start + len(piece)
         part = teacher.cut(start, end) if isinstance(teacher, Sparse) else teacher[start:end]
         if len(pieces) == 1 or not torch.is_grad_enabled():
-            total = total + _piece(student[start:end], part, beta, temperature)
+            total = total + _piece(piece, part, beta, temperature)
         else:  # forget the piece's distributions, and make them again when the gradient is asked for
             total = total + checkpoint(
-                _piece,
-                student[start:end],
-                part,
-                beta,
-                temperature,
-                use_reentrant=False,
-                preserve_rng_state=False,
+                _piece, piece, part, beta, temperature, use_reentrant=False, preserve_rng_state=False
             )
+        start = end
     return total
-
-
-def _pieces(places: int, vocabulary: int) -> Iterator[tuple[int, int]]:
-    """Half-open ranges of places whose distributions hold at most CHUNK numbers."""
-    step = max(1, CHUNK // vocabulary)
-    for start in range(0, places, step):
-        yield start, min(places, start + step)
 
 
 def _piece(student: Tensor, teacher: Tensor | Sparse, beta: float, temperature: float) -> Tensor:
