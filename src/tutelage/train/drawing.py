@@ -13,6 +13,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
@@ -176,7 +177,7 @@ def draw_groups(
 
 
 def _take(candidates: Iterator[Problem], count: int) -> list[_Pool]:
-    return [_Pool(problem) for problem, _ in zip(candidates, range(count), strict=False)]
+    return [_Pool(problem) for problem in islice(candidates, count)]
 
 
 def _extend(waiting: Sequence[_Pool], replies: Replies, grader: Grader, size: int, number: int) -> None:
