@@ -199,3 +199,5 @@ def test_pairs_of_another_prompt_are_named() -> None:
     other = tiny_student(system="Think.")
     assert misfit(other, PairSet([whole, within], problems=problems)) == "p"
     assert misfit(other, PairSet([])) == ""
+    silent = tiny_student(thinking=False)  # the same prompt but for the opening marker
+    assert misfit(silent, PairSet([whole], problems=problems)) == "p"

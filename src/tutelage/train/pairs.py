@@ -252,7 +252,9 @@ def misfit(student: Student, found: PairSet) -> str:
         if name not in prompts:
             question = found.problems[name].question
             prompts[name] = tuple(render_prompt(student.tokenizer, student.template, question))
-        if pair.prompt_ids[: len(prompts[name])] != prompts[name]:
+        # A pivotal pair's prompt is the problem's and a part of the reply.
+        seen = pair.prompt_ids[: len(prompts[name])] if pair.method == "pivotal" else pair.prompt_ids
+        if seen != prompts[name]:
             return name
     return ""
 
