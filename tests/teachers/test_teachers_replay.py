@@ -208,6 +208,16 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert play(ReplayTeacher("rec", path, columns={**columns, "id": "n"})).traces == []
 
 
+@pytest.mark.slow  # imports `datasets`
+def test_a_data_set_on_the_hub_is_played_like_a_file(tmp_path: Path) -> None:
+    row = {"question": Q, "deepseek_thinking_trajectory": "6*7", "deepseek_attempt": "42"}
+    lines(tmp_path, row, name="train.jsonl")
+    trace = play(ReplayTeacher("r1", f"hub:{tmp_path}")).traces[0]
+    assert (trace.thinking, trace.answer, trace.maker) == ("6*7", "42", "r1")
+    with pytest.raises(UsageError, match="cannot be read from the Hub"):
+        play(ReplayTeacher("r1", f"hub:{tmp_path / 'nothing'}"))
+
+
 def test_an_id_of_another_data_set_does_not_match_a_different_question(tmp_path: Path) -> None:
     path = lines(tmp_path, {"id": "six", "question": "What is 1+1?", "thinking": "1+1", "answer": "2"})
     assert play(ReplayTeacher("rec", path)).failed == [("six", "no recording of sample 0 and on")]

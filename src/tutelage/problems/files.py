@@ -58,7 +58,7 @@ def read_problems(
     if name.startswith(gym.PREFIX):
         return _gym(name, columns, limit, split, licence)
     if name.startswith(HUB):
-        rows, source = _hub_rows(name, split or "train", limit), source or name.removeprefix(HUB)
+        rows, source = hub_rows(name, split or "train", limit), source or name.removeprefix(HUB)
     else:
         path = Path(name)
         if split is not None:
@@ -217,7 +217,10 @@ def _our_own(path: Path, columns: Mapping[str, str] | None, limit: int | None) -
     return problems
 
 
-def _hub_rows(name: str, split: str, limit: int | None) -> Iterator[Row]:
+def hub_rows(name: str, split: str, limit: int | None) -> Iterator[Row]:
+    """The rows of one split of `hub:owner/name` (or `@config` of it), at least its first `limit`.
+
+    Raises UsageError, while reading, when it cannot be read."""
     try:
         import datasets
     except ImportError as error:

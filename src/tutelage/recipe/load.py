@@ -186,7 +186,9 @@ def _with_paths(config: StageConfig, document: Document, place: Place, folder: P
     for mark in marked(config):
         where = document.where((*place, *mark.place))
         if isinstance(mark.marker, InputPath):
-            changed[mark.place] = resolve_path(mark.value, folder, where, or_name=mark.marker.or_name)
+            changed[mark.place] = resolve_path(
+                mark.value, folder, where, or_name=mark.marker.names(mark.value)
+            )
         elif mark.value.startswith(FILE_PREFIX):
             found = resolve_path(mark.value.removeprefix(FILE_PREFIX), folder, where)
             changed[mark.place] = FILE_PREFIX + found

@@ -71,14 +71,20 @@ class InputPath:
 
     The path is looked up beside the recipe, then in the current folder, and is handed on absolute.
     `file.py:name` (a user's function) counts as `file.py`. `or_name`: a value that is no such file is
-    left as it is (a Hub or package name); otherwise it is refused."""
+    left as it is (a Hub or package name); `or_hub`: one that begins with `hub:` is; otherwise it is
+    refused."""
 
     or_name: bool = False
+    or_hub: bool = False
+
+    def names(self, value: str) -> bool:
+        """Whether `value` may be something else than a file."""
+        return self.or_name or (self.or_hub and value.startswith("hub:"))
 
 
 Ref = Annotated[str, InputRef()]
-LocalFile = Annotated[str, InputPath()]
 LocalOrName = Annotated[str, InputPath(or_name=True)]
+LocalOrHub = Annotated[str, InputPath(or_hub=True)]
 
 
 @dataclass(frozen=True)

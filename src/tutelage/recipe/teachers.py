@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from tutelage.recipe.decoding import Policy, Sampling
-from tutelage.recipe.stage import LocalFile, LocalOrName, Settings
+from tutelage.recipe.stage import LocalOrHub, LocalOrName, Settings
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,10 +96,11 @@ class HumanTeacher(Settings):
 
 
 class ReplayTeacher(Settings):
-    """A file of recorded traces (see `teachers.replay.ReplayTeacher`)."""
+    """A file of recorded traces, or a data set of them on the Hub, `hub:owner/name` (see
+    `teachers.replay.ReplayTeacher`)."""
 
     kind: Literal["replay"]
-    path: LocalFile
+    path: LocalOrHub
     name: str = "recorded"
     layout: Literal[
         "auto",

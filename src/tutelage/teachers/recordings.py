@@ -1,4 +1,4 @@
-"""Rows of a recording: JSON lines, a JSON list, or Parquet, one mapping at a time.
+"""Rows of a recording: JSON lines, a JSON list, Parquet, or a data set on the Hub, one mapping at a time.
 
 Promises: a broken row is refused with file and line; only one batch of rows is in memory (a JSON list: all).
 Does not: know what the columns mean (see `replay`).
@@ -15,14 +15,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tutelage.errors import UsageError
+from tutelage.problems.files import HUB, hub_rows
 
 BATCH = 1000
 
 
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) for each row; `where` is "file:line" or "file, row n", for messages.
+def read_rows(source: Path | str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) for each row of a file, or of `hub:owner/name` (its split `train`); `where` is "file:line"
+    or "file, row n", for messages.
 
-    Raises UsageError for a missing file, another ending, and a row that is not a JSON object in UTF-8."""
+    Raises UsageError for a missing file, another ending, a row that is not a JSON object in UTF-8, and a data
+    set that cannot be read."""
+    if str(source).startswith(HUB):
+        for where, row in hub_rows(str(source), "train", None):
+            yield f"{source} {where}", dict(row)
+        return
+    path = Path(source)
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     readers = {".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json_list, ".parquet": _parquet}

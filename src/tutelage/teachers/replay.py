@@ -28,12 +28,13 @@ _ANSWER_TEMPLATE = "The answer is {gold}."
 
 @dataclass(frozen=True, slots=True)
 class ReplayTeacher:
-    """`name` is the maker of the traces. `path` is a .jsonl, .json or .parquet file, None for layout "human".
-    `columns` names the file's columns for `id`, `question`, `thinking`, `answer` where the usual names do not
-    fit. `answer_template` makes the human answer of {gold}; `tags` are the inline thinking tags."""
+    """`name` is the maker of the traces. `path` is a .jsonl, .json or .parquet file, or `hub:owner/name`;
+    None for layout "human". `columns` names the file's columns for `id`, `question`, `thinking`, `answer`
+    where the usual names do not fit. `answer_template` makes the human answer of {gold}; `tags` are the
+    inline thinking tags."""
 
     name: str
-    path: Path | None = None
+    path: Path | str | None = None
     layout: Layout = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     answer_template: str = _ANSWER_TEMPLATE
@@ -133,7 +134,7 @@ def _trace(problem: Problem, teacher: ReplayTeacher, sample: int, one: Recording
         maker=teacher.name,
         answer=clean_text(one.answer),
         thinking=clean_text(one.thinking),
-        settings={"layout": teacher.layout, **({"file": teacher.path.name} if teacher.path else {})},
+        settings={"layout": teacher.layout, **({"file": Path(teacher.path).name} if teacher.path else {})},
         prompt_tokens=one.prompt_tokens,
         thinking_sampled=one.thinking_tokens,
         answer_sampled=one.answer_tokens,

@@ -108,7 +108,7 @@ def build_teacher(settings: teachers.Teacher, name: str) -> Source:
         case teachers.ReplayTeacher():
             return ReplayTeacher(
                 name=settings.name,
-                path=Path(settings.path),
+                path=settings.path,
                 layout=settings.layout,
                 columns=settings.columns,
             )
