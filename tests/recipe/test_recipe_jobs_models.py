@@ -47,8 +47,9 @@ def trained(lab: Path, out: Path, *, verdicts: bool = True, seed: int = 0, **set
         inputs["traces"] = [str(lab / "traces.parquet")]
         if verdicts:
             inputs["verdicts"] = [str(lab / "verdicts.parquet")]
-    settings = {"steps": 1, "batch": 8, "warmup_steps": 0, **settings}
-    metrics = run_single("train", settings, out, inputs=inputs, seed=seed)["metrics"]
+    kind = settings.pop("kind", "sft")
+    settings = {"steps": 1, "batch": 8, "warmup_steps": 0, "system": "own", **settings}
+    metrics = run_single(kind, settings, out, inputs=inputs, seed=seed)["metrics"]
     assert isinstance(metrics, dict)
     return metrics
 

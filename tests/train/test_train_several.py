@@ -1,0 +1,77 @@
+"""One stage in two processes: the same losses and weights as in one, and one voice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+
+from tutelage.recipe.single import run_single
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu-two-processes.yaml")]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    run_single("lab-problems", {"train": 16, "test": 4, "min_steps": 1, "max_steps": 3}, folder / "p.parquet")
+    given = {"problems": str(folder / "p.parquet")}
+    run_single("collect", {"teacher": {"kind": "lab", "style": "detailed"}}, folder / "t.parquet", inputs=given)
+    run_single("student", {"source": "tiny", "seed": 3}, folder / "tiny")
+    return folder
+
+
+def train(lab: Path, out: str, launch: list[str], *more: str, stage: str = "sft") -> dict[str, Any]:
+    command = ["train", stage, "--model", str(lab / "tiny"), "--problems", str(lab / "p.parquet")]
+    command += ["--traces", str(lab / "t.parquet"), "--steps", "4", "--out", str(lab / out), "--json"]
+    settings = ("system=own", "batch=8", "warmup_steps=1", *more)
+    done = subprocess.run(
+        [sys.executable, *launch, "-m", "tutelage", *command, *(x for s in settings for x in ("--set", s))],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=QUIET,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)  # one document, whatever the number of processes
+    assert isinstance(found, dict)
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(lab: Path) -> None:
+    one = train(lab, "one", [])
+    both = train(lab, "both", LAUNCH, "accumulate=2")
+    assert len(one["metrics"]["losses"]) == 4
+    for (step, alone), (again, shared) in zip(
+        one["metrics"]["losses"], both["metrics"]["losses"], strict=True
+    ):
+        assert step == again and shared == pytest.approx(alone, abs=1e-4)
+    for name in ("tokens_seen", "tokens_learned", "epochs", "examples"):
+        assert one["metrics"][name] == both["metrics"][name]
+    first, second = (load_file(lab / each / "model.safetensors") for each in ("one", "both"))
+    for name, weights in first.items():
+        assert torch.allclose(weights, second[name], atol=1e-4), name
+    rows = (lab / "both-log.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
+    assert not list(lab.glob("*.work"))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_accelerate_reads_the_configurations(path: Path) -> None:
+    config = load_config_from_file(str(path))
+    fields = yaml.safe_load(path.read_text())
+    assert config.num_processes == fields["num_processes"] > 1
+    assert str(config.distributed_type.value) == fields["distributed_type"]
+    assert ("fsdp" in path.stem) == (fields.get("fsdp_config", {}).get("fsdp_version") == 2)
