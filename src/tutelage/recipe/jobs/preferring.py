@@ -129,7 +129,9 @@ def _pivotal(
             workers=ctx.threads,
         )
         search = pivotal.Search(config.gap, config.estimate, config.confirm, config.band)
-        made = pivotal.pivotal_pairs(searched, oracle, search, progress=ctx.progress)
+        made = pivotal.pivotal_pairs(
+            searched, oracle, search, per_problem=config.per_problem, progress=ctx.progress
+        )
     return made, dict(oracle.counts)
 
 
@@ -139,7 +141,7 @@ def dpo(ctx: JobContext[Dpo]) -> dict[str, Any]:
     Raises UsageError for pairs that are not the student's, and what `train_dpo` raises."""
     config = ctx.config
     student = fitting.start(ctx)
-    found, problems = _read(ctx, student)
+    found, problems = own_pairs(ctx, student)
     kept, longer = within(found, config.max_length) if config.too_long == "drop" else (found, 0)
     result = train_dpo(
         student,
@@ -164,7 +166,7 @@ def dpo(ctx: JobContext[Dpo]) -> dict[str, Any]:
     return fitting.finish(ctx, student, result.fitted, numbers, [problems[name] for name in sorted(learned)])
 
 
-def _read(ctx: JobContext[Dpo], student: Student) -> tuple[list[Pair], dict[str, Problem]]:
+def own_pairs(ctx: JobContext[Dpo], student: Student) -> tuple[list[Pair], dict[str, Problem]]:
     """The pairs of all inputs, and their problems by id."""
     found: list[Pair] = []
     problems: dict[str, Problem] = {}
