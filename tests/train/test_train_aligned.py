@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from tutelage.tokens import decode_ids, encode_text
 from tutelage.train.digits import check_digits, compare_digits, split_number
 from tutelage.train.distillation import Distillation, Distilled
 from tutelage.train.examples import Example, build_examples
-from tutelage.train.settings import Lora, Optimiser
+from tutelage.train.settings import Keep, Lora, Optimiser, Progress
 
 # Pairs of letters that a merging tokenizer joins; \u0120 is how byte-level BPE writes a space.
 LETTERS = [("t", "h"), ("th", "e"), ("\u0120", "the"), ("i", "n"), ("e", "r")]
@@ -63,9 +64,19 @@ def examples() -> list[Example]:
     return build_examples(START.tokenizer, START.template, problems, traces).examples
 
 
-def run(other: Student, *, steps: int = 2, batch: int = 4, accumulate: int = 1, lora: Lora | None = None,
-        any_numbers: bool = False, questions: dict[str, str] | None = None,
-        **choices: Any) -> tuple[Student, Distilled]:  # fmt: skip
+def run(
+    other: Student,
+    *,
+    steps: int = 2,
+    accumulate: int = 1,
+    batch: int = 4,
+    lora: Lora | None = None,
+    any_numbers: bool = False,
+    questions: dict[str, str] | None = None,
+    keep: Keep | None = None,
+    progress: Progress | None = None,
+    **choices: Any,
+) -> tuple[Student, Distilled]:
     from tutelage.train.aligned import distill_aligned
 
     begun = Student(copy.deepcopy(START.model), START.tokenizer, START.template, START.name)
@@ -81,6 +92,8 @@ def run(other: Student, *, steps: int = 2, batch: int = 4, accumulate: int = 1, 
         Distillation(**choices),
         optimiser,
         any_numbers=any_numbers,
+        keep=keep,
+        progress=progress,
     )
     return begun, done
 
@@ -149,6 +162,22 @@ def test_accumulating_averages_the_micro_batches() -> None:
     _, two = run(teacher(), batch=4, accumulate=4)
     assert losses(two)[0] == pytest.approx(losses(one)[0], rel=0.2)
     assert one.tokens_learned == two.tokens_learned
+
+
+@pytest.mark.slow
+def test_a_run_that_is_taken_up_again_is_the_same_run(tmp_path: Path) -> None:
+    whole, one = run(teacher(), steps=6)
+    keep = Keep(tmp_path / "work", "mark", every=2)
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(teacher(), steps=6, keep=keep, progress=stop)
+    resumed, two = run(teacher(), steps=6, keep=keep)
+    assert losses(one) == losses(two) and same(whole, resumed)
+    assert one.tokens_seen == two.tokens_seen
 
 
 @pytest.mark.slow

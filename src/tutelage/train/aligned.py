@@ -27,8 +27,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
 from trl.experimental.utils import is_byte_level_tokenizer
+from trl.trainer.utils import RepeatSampler
 
 from tutelage.errors import UsageError
+from tutelage.records import stable_hash
 from tutelage.students.pretrained import Student
 from tutelage.students.template import markers, render_prompt
 from tutelage.tokens import decode_ids
@@ -221,6 +223,15 @@ def _left(rows: Sequence[Tensor], value: int) -> Tensor:
     return flipped.flip(1)
 
 
+class _Sampler(RepeatSampler):  # type: ignore[misc]
+    """TRL's order of rows, each epoch's from the seed and its number: TRL's own goes on from the last
+    epoch's, so that a run taken up in a later epoch would begin with the first one's order."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader before each epoch."""
+        self.generator.manual_seed(int(stable_hash(self.seed, epoch), 16) % 2**63)
+
+
 class _Trainer(GOLDTrainer):  # type: ignore[misc]
     """TRL's trainer, counting what it is fed; on the student's own replies the teacher too is asked in its
     own way."""
@@ -240,6 +251,16 @@ class _Trainer(GOLDTrainer):  # type: ignore[misc]
         self.counts["tokens_seen"] += int(inputs["attention_mask"].sum())
         self.counts["tokens_learned"] += int((inputs["labels"] != IGNORE).sum())
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> _Sampler:
+        return _Sampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size * self.accelerator.num_processes,
+            repeat_count=self.args.gradient_accumulation_steps,
+            shuffle=True,
+            seed=self.args.seed,
+        )
 
     def _generate_non_vllm_for_slices(
         self, slices: list[dict[str, Any]], on_policy_indices: list[int]
