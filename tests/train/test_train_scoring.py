@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +100,46 @@ def test_a_kill_loses_nothing_that_was_written_and_changes_no_number(
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["cut.parquet", "whole.parquet"]
     for a, b in zip(ScoreFile(path), ScoreFile(tmp_path / "whole.parquet"), strict=True):
         assert a.trace_id == b.trace_id and np.array_equal(a.top_logprobs, b.top_logprobs)
+
+
+_SCORES = """
+import sys
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]) / "train")]
+import test_train_scoring as test
+from tutelage.train import scoring
+scoring.PART_BYTES = 1
+scoring.score(test.TEACHER, test.examples(3000), Path(sys.argv[2]), top_k=3, batch=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_real_kill_leaves_whole_parts_that_are_taken_up(tmp_path: Path) -> None:
+    path, tests = tmp_path / "s.parquet", Path(__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", _SCORES, str(tests), str(path)])
+    try:
+        while len(parts := list(tmp_path.glob("*.parts/*.parquet"))) < 3:
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not path.exists()
+    (folder,) = tmp_path.glob("*.parts")
+    parts = sorted(folder.glob("*.parquet"))
+    kept = {part.name: part.read_bytes() for part in parts}
+    written, done = scoring._finished(folder)
+    assert [part.name for part in written] == sorted(kept) and len(done) == 2 * len(kept)
+    heard: list[int] = []
+
+    def stop(count: int, total: int, note: str) -> None:
+        heard.append(count)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(TEACHER, examples(3000), path, top_k=3, batch=2, progress=stop)
+    assert heard == [len(done) + 2]
+    assert {part.name: part.read_bytes() for part in parts} == kept
 
 
 def test_parts_of_another_teacher_are_never_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
