@@ -37,6 +37,19 @@ def test_lab_problems_are_as_many_as_asked_distinct_and_disjoint(tmp_path: Path)
     assert set(shares) == {2, 3, 4} and max(shares.values()) - min(shares.values()) <= 3
 
 
+def held_out(out: Path) -> set[str]:
+    return questions(read_records(out.with_name(f"{out.stem}-validation.parquet"), Problem))
+
+
+def test_validation_problems_of_the_lab_are_in_neither_other_set_and_move_none(tmp_path: Path) -> None:
+    out, plain = tmp_path / "p.parquet", tmp_path / "q.parquet"
+    train, test, metrics = lab(out, train=90, test=60, validation=30, min_steps=1, max_steps=2)
+    assert metrics["validation"] == len(held_out(out)) == 30
+    assert not held_out(out) & questions([*train, *test])
+    assert lab(plain, train=90, test=60, min_steps=1, max_steps=2)[1] == test
+    assert held_out(plain) == set()
+
+
 def test_where_the_world_is_small_overlap_is_dropped_and_counted(tmp_path: Path) -> None:
     """One step has 3,360 questions, so that a pool of 1,500 and a test of 500 cannot miss each other."""
     train, test, metrics = lab(tmp_path / "p.parquet", train=1000, test=500, min_steps=1, max_steps=1)
@@ -85,6 +98,20 @@ def test_problems_are_held_out_by_their_ids_and_the_seed_alone(tmp_path: Path) -
     again = from_file(tmp_path / "b.parquet", source, hold_out=10, seed=1)
     assert questions(again[1]) == questions(test)
     assert questions(from_file(tmp_path / "c.parquet", source, hold_out=10, seed=2)[1]) != questions(test)
+
+
+@pytest.mark.parametrize("exam", ["a source", "hold_out"])
+def test_validation_problems_are_set_aside_from_training_alone(tmp_path: Path, exam: str) -> None:
+    out = tmp_path / "a.parquet"
+    other = {"test": str(numbers(tmp_path / "t.jsonl", 3)), "ngram": None}
+    settings = other if exam == "a source" else {"hold_out": 3}
+    train, test, metrics = from_file(out, numbers(tmp_path / "q.jsonl", 30), validation=8, **settings)
+    held = held_out(out)
+    assert len(held) == metrics["validation"] <= 8 and len(test) == 3
+    assert not held & questions([*train, *test]) and not questions(train) & questions(test)
+    assert held | questions([*train, *test]) == {f"n{n} plus {n}?" for n in range(30)}
+    with pytest.raises(UsageError, match="validation 30 leaves no training problem of"):
+        from_file(tmp_path / "b.parquet", tmp_path / "q.jsonl", validation=30, **settings)
 
 
 def test_limits_checker_and_source_are_used(tmp_path: Path) -> None:

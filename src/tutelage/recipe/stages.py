@@ -32,12 +32,14 @@ class Template(Settings):
 
 
 class LabProblems(StageConfig):
-    """Problems of the lab world, train and test disjoint; `min_steps` to `max_steps` people who act are the
-    difficulty, up to `onlookers` more only watch."""
+    """Problems of the lab world: train, test and `validation` (to look at while training), no question in
+    two of them; `min_steps` to `max_steps` people who act are the difficulty, up to `onlookers` more only
+    watch."""
 
     kind: Literal["lab-problems"]
     train: Positive = 2000
     test: Positive = 400
+    validation: Count = 0
     min_steps: Positive = 2
     max_steps: Positive = 6
     onlookers: Annotated[int, Field(ge=0)] = 0
@@ -47,13 +49,15 @@ class LabProblems(StageConfig):
 class FileProblems(StageConfig):
     """Problems of the user: files (JSONL, JSON, Parquet), `hub:owner/name`, or `gym:TASK` (reasoning-gym,
     which needs the limits and brings its own checker). Without a `test` source, `hold_out` problems drawn
-    with `seed` are set aside as the test. `ngram` words in a row shared with a test problem drop a training
-    problem (null: only equal questions do, as questions made from one template need it)."""
+    with `seed` are set aside as the test. `validation` training problems are set aside too, to look at while
+    training: they are neither learned from nor reported on. `ngram` words in a row shared with a test problem
+    drop a training problem (null: only equal questions do, as questions made from one template need it)."""
 
     kind: Literal["problems"]
     train: LocalOrName
     test: LocalOrName | None = None
     hold_out: Positive | None = None
+    validation: Count = 0
     seed: int = 0
     columns: Mapping[str, str] | None = None
     train_split: str = "train"
@@ -259,6 +263,7 @@ _JOBS = "tutelage.recipe.jobs"
 _PROBLEMS = (
     Output("train", "data/{stage}.train.parquet", "problems"),
     Output("test", "data/{stage}.test.parquet", "problems"),
+    Output("validation", "data/{stage}.validation.parquet", "problems"),
     Output("drops", "data/{stage}.drops.json"),
 )
 KINDS: dict[str, StageKind] = {

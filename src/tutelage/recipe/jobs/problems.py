@@ -24,7 +24,7 @@ from tutelage.records import Problem, stable_hash, write_records
 
 
 def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
-    """Train and test problems of the lab world."""
+    """Train, test and validation problems of the lab world."""
     config = ctx.config
     draw = partial(
         make_problems, min_steps=config.min_steps, max_steps=config.max_steps, onlookers=config.onlookers
@@ -32,18 +32,19 @@ def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
     test = draw(config.test, seed=2 * config.seed + 1)
     # The pool is drawn on its own and then decontaminated, as data from anywhere else would be; what the
     # test set costs it is drawn again.
-    pool = draw(config.train + config.test, seed=2 * config.seed)
+    wanted = config.train + config.validation
+    pool = draw(wanted + config.test, seed=2 * config.seed)
     kept, drops = decontaminate(pool, test, ngram=None)
-    if len(kept) < config.train:
+    if len(kept) < wanted:
         raise UsageError(
-            f"stage {ctx.stage}: only {len(kept)} training problems are left beside the test set; "
+            f"stage {ctx.stage}: only {len(kept)} of {wanted} problems are left beside the test set; "
             "lower train, or raise max_steps"
         )
-    return _write_problems(ctx, kept[: config.train], test, drops)
+    return _write_problems(ctx, kept[: config.train], test, kept[config.train : wanted], drops)
 
 
 def file_problems(ctx: JobContext[stages.FileProblems]) -> dict[str, Any]:
-    """Train and test problems from the user's files or the Hub."""
+    """Train, test and validation problems from the user's files or the Hub."""
     config = ctx.config
     common: dict[str, Any] = {
         "columns": config.columns,
@@ -62,19 +63,24 @@ def file_problems(ctx: JobContext[stages.FileProblems]) -> dict[str, Any]:
         split = _split(config.test, config.test_split)
         test = read_problems(config.test, split=split, limit=config.test_limit, **common)
     else:
-        train, test = _set_aside(train, config.hold_out or 0, config.seed, ctx.stage)
-    kept, drops = decontaminate(train, test, ngram=config.ngram)
+        train, test = _set_aside(train, config.hold_out or 0, config.seed, ctx.stage, "hold_out")
+    held: list[Problem] = []
+    if config.validation:
+        train, held = _set_aside(train, config.validation, config.seed, ctx.stage, "validation")
+        # What is chosen on must not be reported on either.
+        held, _ = decontaminate(held, test, ngram=config.ngram)
+    kept, drops = decontaminate(train, [*test, *held], ngram=config.ngram)
     if not kept:
         raise UsageError(f"{config.train}: every training problem is in the test set as well")
-    return _write_problems(ctx, kept, test, drops)
+    return _write_problems(ctx, kept, test, held, drops)
 
 
 def _set_aside(
-    problems: list[Problem], count: int, seed: int, stage: str
+    problems: list[Problem], count: int, seed: int, stage: str, setting: str
 ) -> tuple[list[Problem], list[Problem]]:
-    """Training problems, and `count` test problems; which ones depends on their ids and the seed alone."""
+    """Training problems, and `count` others; which ones depends on their ids and the seed alone."""
     if count >= len(problems):
-        raise UsageError(f"stage {stage}: hold_out {count} leaves no training problem of {len(problems)}")
+        raise UsageError(f"stage {stage}: {setting} {count} leaves no training problem of {len(problems)}")
     order = sorted(problems, key=lambda problem: stable_hash(seed, problem.id))
     chosen = {problem.id for problem in order[:count]}
     return [p for p in problems if p.id not in chosen], [p for p in problems if p.id in chosen]
@@ -86,10 +92,15 @@ def _split(source: str, split: str) -> str | None:
 
 
 def _write_problems(
-    ctx: JobContext[Any], train: Sequence[Problem], test: Sequence[Problem], drops: Sequence[Drop]
+    ctx: JobContext[Any],
+    train: Sequence[Problem],
+    test: Sequence[Problem],
+    held: Sequence[Problem],
+    drops: Sequence[Drop],
 ) -> dict[str, Any]:
     write_text(ctx.outputs["drops"], json.dumps([asdict(drop) for drop in drops], indent=1))
     write_records(ctx.outputs["test"], test, Problem)
+    write_records(ctx.outputs["validation"], held, Problem)
     write_records(ctx.outputs["train"], train, Problem)
     rows = funnel([("training problems after decontamination and deduplication", len(train), drops)])
-    return {"train": len(train), "test": len(test), "funnel": rows}
+    return {"train": len(train), "test": len(test), "validation": len(held), "funnel": rows}
