@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.train.surrogate import k1, k3, policy_loss, value_loss
+from tutelage.train.surrogate import action_rewards, k1, k3, policy_loss, value_loss
 
 
 def row(*numbers: float) -> Tensor:
@@ -92,3 +92,16 @@ def test_both_estimators_have_the_divergence_as_their_mean_and_k3_is_never_negat
     each = k3(q.log() - p.log())
     assert float((p * each).sum()) == pytest.approx(divergence, rel=1e-5)
     assert float(each.min()) >= 0
+
+
+def test_a_reply_earns_at_its_last_action_and_pays_for_each_step_away_from_the_start() -> None:
+    mask = torch.tensor([[True, True, True], [True, False, False], [False, False, False]])
+    new = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, 9.0, 9.0], [9.0, 9.0, 9.0]])
+    old = torch.tensor([[-1.5, -1.0, -0.5], [-3.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    rewards = torch.tensor([1.0, -1.0, 5.0])
+    found = action_rewards(rewards, new, old, mask, 0.1)
+    # -0.1 * (0.5, -1, 0) and 1 at the last; -0.1 * 2 - 1; a reply without an action earns nothing.
+    expected = [[-0.05, 0.1, 1.0], [-1.2, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    assert torch.allclose(found, torch.tensor(expected))
+    plain = action_rewards(rewards, new, None, mask, 0.1)
+    assert plain.tolist() == [[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]

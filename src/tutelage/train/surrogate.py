@@ -51,6 +51,18 @@ def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, *, cl
     return 0.5 * masked_mean(torch.maximum((values - returns) ** 2, (held - returns) ** 2), mask)
 
 
+def action_rewards(
+    rewards: Tensor, logprobs: Tensor, reference: Tensor | None, mask: Tensor, kl: float
+) -> Tensor:
+    """What each action earns, (rows, actions): the whole reply's reward, (rows,), at its last one, and at
+    each -`kl` times `k1` of it (Ouyang et al. 2022, arXiv 2203.02155, section 3.5). `reference` None: no such
+    term."""
+    given = torch.zeros_like(logprobs)
+    rows = mask.any(dim=1)
+    given[rows, mask.sum(dim=1)[rows] - 1] = rewards[rows].to(given.dtype)
+    return given if reference is None else (given - kl * k1(logprobs, reference)) * mask
+
+
 def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
     """log(p / q) of each action drawn from p: unbiased for KL(p || q). As part of a reward it has the
     gradient of the divergence, which k3 there has not (Schulman 2020, "Approximating KL divergence")."""
