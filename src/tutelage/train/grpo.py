@@ -287,13 +287,14 @@ class _Source:
         return list(reward)
 
     def _candidates(self, step: int, wanted: int, process: int, processes: int) -> Iterator[Problem]:
-        """The step's own problems in the turn of all, then others at random."""
+        """The step's own problems in the turn of all, then the others at random."""
         count = len(self.problems)
         turn = in_turn(count, self.optimiser.seed, (step * processes + process) * wanted)
         own = [next(turn) for _ in range(wanted)]
         others = in_turn(count, int(stable_hash(self.optimiser.seed, "refill", step, process), 16), 0)
         yield from (self.problems[number] for number in own)
-        yield from (self.problems[next(others)] for _ in range(count))
+        rest = (next(others) for _ in range(count))
+        yield from (self.problems[number] for number in rest if number not in own)
 
     def _replies(
         self,
