@@ -79,6 +79,22 @@ def test_pairs_of_rollouts_come_with_counts_and_lengths(lab: Path, tmp_path: Pat
     assert metrics["pairs"] == 2 * 2 * 3 and metrics["rollouts"] == 12
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"gap": 0.3}, "gap belongs to method: pivotal; this stage has rollout"),
+        ({"both_orders": True}, "both_orders belongs to method: judge"),
+        ({"method": "judge"}, "judge .* belongs to method: judge"),
+        ({"method": "pivotal", "confirm": 32}, "confirm"),
+    ],
+)
+def test_a_setting_of_another_method_is_refused(
+    lab: Path, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        paired(lab, tmp_path / "p.parquet", **settings)
+
+
 def judge_of(server: Any) -> Any:
     """A judge that likes large numbers."""
 

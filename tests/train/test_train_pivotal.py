@@ -169,6 +169,30 @@ def test_the_same_place_in_two_replies_gives_one_pair() -> None:
     assert found.left_out["remembered"] > 0
 
 
+def test_of_each_problem_the_clearest_places_are_kept() -> None:
+    ids = (1, 2, 3, 4)
+
+    def rising(prefixes: Sequence[Prefix], n: int, round_: int) -> list[Estimate]:
+        """0.2, 0.25, 0.55, 0.8, 1.0 after so many tokens of the reply; 0 beside it."""
+        steps = (0.2, 0.25, 0.55, 0.8, 1.0)
+        found = []
+        for _, seen in prefixes:
+            p = steps[len(seen)] if OTHER not in seen else 0.0
+            own = ids[len(seen)] if len(seen) < 4 else 0
+            found.append(Estimate(round(p * n), n, {own: (round(p * n), n - 5), OTHER: (0, 5)}))
+        return found
+
+    places = [
+        [
+            pair.evidence["place"]
+            for pair in pivotal_pairs([attempt(ids)], rising, search, per_problem=most).pairs
+        ]
+        for search in [Search(estimate=100, confirm=100)]
+        for most in (None, 2, 1)
+    ]
+    assert places == [[1, 2, 3], [2, 3], [3]]
+
+
 def test_the_other_token_is_the_one_that_leans_most_the_other_way() -> None:
     drawn = Estimate(50, 100, {1: (30, 40), 2: (18, 40), 3: (0, 1), 4: (2, 19)})
     assert other_token(drawn, 1, rises=True) == 4  # nearly ten expected, two seen; token 3 was drawn once

@@ -98,7 +98,7 @@ class TraceChoice(StageConfig):
     per_problem: Positive = 1
     first: Positive | None = None
     mix: Mix | None = None
-    target: Literal["thinking", "answer"] = "thinking"
+    target: Literal["thinking", "answer", "mixed"] = "thinking"
     answer: str = "The answer is {gold}."
     system: str = "reasoning"
     chat_template: Literal["faithful", "any"] = "faithful"
@@ -185,6 +185,17 @@ class Rollouts(StageConfig):
     expected_s: float = 30.0
 
 
+_OF_METHOD = {
+    "rollout": ("truncated", "length_ratio"),
+    "judge": ("by", "replies", "both_orders"),
+    "pivotal": (
+        "attempts", "gap", "band", "estimate", "confirm", "policy", "sampling", "max_answer_tokens",
+        "max_batch",
+    ),
+}  # fmt: skip
+"""Settings of `Pairs` that only one method uses."""
+
+
 class Pairs(StageConfig):
     """Preference pairs (chosen, rejected).
 
@@ -227,6 +238,10 @@ class Pairs(StageConfig):
             raise ValueError("judge (the LLM) belongs to method: judge, and to no other")
         if (self.method == "pivotal") != (self.model is not None):
             raise ValueError("model belongs to method: pivotal, and to no other")
+        for method, names in _OF_METHOD.items():
+            for name in names if method != self.method else ():
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} belongs to method: {method}; this stage has {self.method}")
         return self
 
 

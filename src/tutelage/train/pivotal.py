@@ -102,6 +102,11 @@ class Stretch:
     last: int
 
 
+def reaches(change: float, gap: float) -> bool:
+    """Whether a probability changes by `gap` or more: 0.8 to 1 is 0.2, also in floating point."""
+    return abs(change) >= gap - 1e-9
+
+
 def midpoint(weights: Sequence[float]) -> int:
     """Where to split a stretch of at least two tokens: after so many of them. `weights` are minus their
     log-probabilities; both parts get as nearly half of the sum as tokens allow, and at least one token. Where
@@ -155,7 +160,7 @@ def subdivide(attempts: Sequence[Attempt], memory: Memory, gap: float) -> Iterat
         for one in open_:
             attempt = attempts[one.attempt]
             before, after = (memory[_prefix(attempt, at)].p for at in (one.first, one.last))
-            if one.last - one.first <= 1 or abs(after - before) < gap:
+            if one.last - one.first <= 1 or not reaches(after - before, gap):
                 yield one
                 continue
             free, logprobs = attempt.free[one.first : one.last], attempt.logprobs[one.first : one.last]
@@ -174,10 +179,12 @@ def pivotal_pairs(
     oracle: Oracle,
     search: Search,
     *,
+    per_problem: int | None = None,
     progress: Progress | None = None,
 ) -> PairSet:
     """A pair of single tokens for every pivotal place: after the same ids, one that raises the probability of
-    success and one that lowers it, both drawn by the model.
+    success and one that lowers it, both drawn by the model. Of each problem at most `per_problem` are kept,
+    those whose tokens differ most in it.
 
     The other token is the one that, among all continuations drawn from before the place, went with the most
     successes (or failures) beyond what their number makes likely (footnote 7: the rollouts that estimated the
@@ -193,7 +200,7 @@ def pivotal_pairs(
     for stretch in subdivide(within, memory, search.gap):
         attempt = within[stretch.attempt]
         before, after = (memory[_prefix(attempt, at)].p for at in (stretch.first, stretch.last))
-        if abs(after - before) < search.gap:
+        if not reaches(after - before, search.gap):
             continue
         count["candidates"] += 1
         if attempt.free[stretch.first]:
@@ -203,9 +210,23 @@ def pivotal_pairs(
     fresh = Memory(oracle, search.confirm, progress)
     fresh.calls = memory.calls  # rounds go on: nothing drawn so far is drawn again
     pairs = list(_confirmed(found, memory, fresh, search.gap, count))
+    kept = _furthest(pairs, per_problem)
+    count["beyond per_problem"] = len(pairs) - len(kept)
     count["prefixes"] = len(memory.known) + len(fresh.known)
     count["remembered"] = memory.hits + fresh.hits
-    return PairSet(pairs, left_out=dict(count))
+    return PairSet(kept, left_out=dict(count))
+
+
+def _furthest(pairs: Sequence[Pair], per_problem: int | None) -> list[Pair]:
+    """At most `per_problem` pairs of each problem, in their order."""
+    ranked = sorted(pairs, key=lambda pair: pair.evidence["p_rejected"] - pair.evidence["p_chosen"])
+    taken: Counter[str] = Counter()
+    kept: set[int] = set()
+    for pair in ranked:
+        taken[pair.problem_id] += 1
+        if per_problem is None or taken[pair.problem_id] <= per_problem:
+            kept.add(id(pair))
+    return [pair for pair in pairs if id(pair) in kept]
 
 
 def _confirmed(
@@ -220,7 +241,7 @@ def _confirmed(
     kept: list[tuple[Attempt, int, int]] = []
     for attempt, at in found:
         before, after = (fresh[_prefix(attempt, at + side)] for side in (0, 1))
-        if abs(after.p - before.p) < gap:
+        if not reaches(after.p - before.p, gap):
             count["not confirmed"] += 1
             continue
         drawn = memory[_prefix(attempt, at)].plus(before)
