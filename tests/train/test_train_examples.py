@@ -61,6 +61,15 @@ def test_thinking_stands_before_the_answer_or_is_left_out() -> None:
     assert TOKENIZER.decode([n for n in bare.labels if n != IGNORE]) == "</think>It is 2.<|end|>"
 
 
+def test_a_mix_leaves_the_thinking_of_every_other_trace_out() -> None:
+    traces = [trace(1, thinking="hm"), trace(2, thinking="hm")]
+    whole, bare, mixed = (
+        build_examples(TOKENIZER, Template(), PROBLEMS, traces, target=target).examples
+        for target in ("thinking", "answer", "mixed")
+    )
+    assert mixed == [whole[0], bare[1]] and whole[1] != bare[1]
+
+
 def test_examples_come_in_the_order_of_the_traces_one_each() -> None:
     traces = [trace(2), trace(0), trace(2, sample=1), trace(3)]
     made = build_examples(TOKENIZER, Template(), PROBLEMS, traces)

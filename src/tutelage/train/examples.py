@@ -21,7 +21,7 @@ from tutelage.records import Problem, Trace
 from tutelage.students.template import Template, render_completion, render_prompt
 
 IGNORE = -100
-Target = Literal["thinking", "answer"]
+Target = Literal["thinking", "answer", "mixed"]
 TooLong = Literal["refuse", "drop"]
 LossOn = Literal["reply", "document"]
 
@@ -56,8 +56,9 @@ def build_examples(
     too_long: TooLong = "refuse",
     loss_on: LossOn = "reply",
 ) -> ExampleSet:
-    """One example per trace, in the order of the traces. Target `answer` leaves the thinking empty;
-    `loss_on="document"` also learns the prompt (all of it but its first token, which nothing predicts).
+    """One example per trace, in the order of the traces. Target `answer` leaves the thinking empty, `mixed`
+    that of every other trace; `loss_on="document"` also learns the prompt (all of it but its first token,
+    which nothing predicts).
 
     Raises UsageError when there is no trace, a trace's problem is unknown, a trace has no answer, or (with
     `refuse`) a sample has more than `max_length` tokens."""
@@ -66,7 +67,7 @@ def build_examples(
     prompts: dict[str, list[int]] = {}
     examples: list[Example] = []
     left_out: list[str] = []
-    for trace in traces:
+    for number, trace in enumerate(traces):
         problem = problems.get(trace.problem_id)
         if problem is None:
             raise UsageError(
@@ -77,7 +78,8 @@ def build_examples(
         if problem.id not in prompts:
             prompts[problem.id] = render_prompt(tokenizer, template, problem.question)
         prompt = prompts[problem.id]
-        thinking = trace.thinking if target == "thinking" else ""
+        thinks = target == "thinking" or (target == "mixed" and number % 2 == 0)
+        thinking = trace.thinking if thinks else ""
         reply = render_completion(tokenizer, template, thinking, trace.answer)
         length = len(prompt) + len(reply)
         if length > max_length:
