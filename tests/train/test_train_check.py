@@ -16,6 +16,7 @@ from traps import samples
 
 from tinymodel import byte_tokenizer
 from tutelage.errors import UsageError
+from tutelage.lab.tokenizer import build_tokenizer
 from tutelage.records import Problem, Trace
 from tutelage.train.check import (
     Samples,
@@ -26,8 +27,10 @@ from tutelage.train.check import (
     control_tokens,
     end_learned,
     find_traps,
+    packed,
     refuse_traps,
     round_trip,
+    unknown_words,
 )
 from tutelage.train.examples import IGNORE, Example, build_examples
 
@@ -260,3 +263,35 @@ def test_a_real_student_and_its_tokenizer_pass() -> None:
     assert not any(each.refused for each in found.values()), found
     assert found["control tokens"].text.startswith("2 of 2")
     assert "keeps thinking given in content" in found["chat template"].text
+
+
+# --- a closed vocabulary
+
+
+def closed(system: str | None, question: str = "Counter: 3") -> Samples:
+    """The lab's tokenizer knows the words of its own world alone."""
+    ready = samples([(". So: 3", "Answer: 3")], question=question, tokenizer=build_tokenizer())
+    student = replace(ready.student, template=replace(ready.student.template, system=system))
+    built = build_examples(
+        student.tokenizer, student.template, ready.problems, list(ready.traces.values()), max_length=10**6
+    )
+    return replace(ready, student=student, examples=built.examples)
+
+
+def test_a_system_message_that_the_tokenizer_cannot_write_is_refused() -> None:
+    found = unknown_words(closed("You are careful."))
+    assert found.refused and "has no tokens for" in found.text and "set system: none" in found.text
+    assert not any(each.refused for each in find_traps(closed(None)))
+
+
+def test_questions_of_unknown_words_are_counted() -> None:
+    assert unknown_words(closed(None)).text.startswith("0 of 1")
+    found = unknown_words(closed(None, "Natalia sold clips"))
+    assert not found.refused and found.text.startswith("1 of 1 prompts")
+    assert "any text" in unknown_words(READY).text
+
+
+def test_packed_batches_learn_every_end() -> None:
+    ready = samples([("a", "b"), ("longer", "c"), ("longer still", "d")])
+    assert not collated(ready, packed(READY.student.tokenizer.pad_token_id)).refused
+    assert not collated(READY, packed(READY.student.tokenizer.pad_token_id)).refused

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tutelage.errors import UsageError
@@ -38,7 +39,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Samples:
     """What is to be trained: the examples in their final ids, and what they were made from. `faithful` asks
     for a chat template that keeps the thinking of a conversation."""
@@ -49,6 +50,13 @@ class Samples:
     examples: Sequence[Example]
     target: Target = "thinking"
     faithful: bool = True
+
+    @cached_property
+    def prompts(self) -> dict[str, list[int]]:
+        """The prompt of inference of each problem that has a sample."""
+        tokenizer, template = self.student.tokenizer, self.student.template
+        ids = dict.fromkeys(example.problem_id for example in self.examples)
+        return {each: render_prompt(tokenizer, template, self.problems[each].question) for each in ids}
 
 
 def refuse_traps(
@@ -63,7 +71,7 @@ def refuse_traps(
 ) -> None:
     """What every stage that trains on traces calls before it begins: raises UsageError for the first check
     that refuses. Costs about as much as tokenizing the data; no model is run. `collate` makes the batch as
-    the stage does (None: padded as by TRL's collator)."""
+    the stage does (None: one sample a row, padded)."""
     by_trace = {trace.id: trace for trace in traces}
     samples = Samples(student, problems, by_trace, examples, target, faithful)
     for check in CHECKS:
@@ -129,7 +137,7 @@ def round_trip(samples: Samples) -> Finding:
     """Render → tokenize → decode gives thinking and answer of the stored trace back, white space at their
     ends aside; the prompt is what the engine will see."""
     tokenizer, template = samples.student.tokenizer, samples.student.template
-    prompts = _prompts(samples)
+    prompts = samples.prompts
     faults: list[str] = []
     for example in samples.examples:
         trace, prompt = samples.traces[example.trace_id], prompts[example.problem_id]
@@ -153,7 +161,7 @@ def end_learned(samples: Samples) -> Finding:
     """The end of turn is the last token of every sample, occurs once in the reply, and is learned; so is all
     of the reply."""
     end = end_of_turn(samples.student.tokenizer)
-    prompts = _prompts(samples)
+    prompts = samples.prompts
     for example in samples.examples:
         at = len(prompts[example.problem_id])
         reply, labels = example.input_ids[at:], example.labels[at:]
@@ -191,12 +199,30 @@ def control_tokens(samples: Samples) -> Finding:
         if (found := Counter(each for each in example.input_ids if each in control)) != expected:
             extra = next(iter((found - expected) or (expected - found)))
             text = (
-                f"trace {visible(trace.id)}: the token {visible(control[extra])} occurs {found[extra]} times in "
-                f"its sample, {expected[extra]} times in the template: its text became a control token"
+                f"trace {visible(trace.id)}: the token {visible(control[extra])} occurs {found[extra]} times "
+                f"in its sample, {expected[extra]} times in the template: its text became a control token"
             )
             return Finding("control tokens", True, text)
     text = f"{spelled} of {len(samples.examples)} samples spell one in their text; none became one"
     return Finding("control tokens", False, text)
+
+
+def unknown_words(samples: Samples) -> Finding:
+    """A closed vocabulary writes what it does not know as one and the same token: a system message of such
+    tokens is noise in every sample. In replies the round trip finds them."""
+    tokenizer, template = samples.student.tokenizer, samples.student.template
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return Finding("unknown words", False, "the tokenizer can write any text")
+    if (count := render_prompt(tokenizer, template, "").count(unknown)) > 0:
+        text = (
+            f"the tokenizer has no tokens for {count} words around the question (its system message, or its "
+            "chat template); set system: none, or one that it can write"
+        )
+        return Finding("unknown words", True, text)
+    prompts = samples.prompts
+    hit = sum(unknown in prompt for prompt in prompts.values())
+    return Finding("unknown words", False, f"{hit} of {len(prompts)} prompts hold one")
 
 
 def control_ids(tokenizer: Any) -> dict[int, str]:
@@ -214,6 +240,7 @@ CHECKS: tuple[Callable[[Samples], Finding], ...] = (
     context,
     round_trip,
     end_learned,
+    unknown_words,
     control_tokens,
 )
 
@@ -244,23 +271,26 @@ def collated(samples: Samples, collate: Collate | None = None) -> Finding:
 
 
 def padded(pad: int) -> Collate:
-    """Rows padded to the longest, masked by length: TRL's collator."""
+    """One sample a row, as the stages that do not pack collate them."""
 
     def collate(rows: Sequence[Example]) -> Mapping[str, Any]:
-        from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+        from tutelage.train.batches import Padded
 
-        made = [{"input_ids": row.input_ids, "labels": row.labels} for row in rows]
-        batch: Mapping[str, Any] = DataCollatorForLanguageModeling(pad_token_id=pad)(made)
-        return batch
+        return Padded(rows, pad)([{"row": row} for row in range(len(rows))])
 
     return collate
 
 
-def _prompts(samples: Samples) -> dict[str, list[int]]:
-    """The prompt of inference of each problem that has a sample."""
-    tokenizer, template = samples.student.tokenizer, samples.student.template
-    ids = dict.fromkeys(example.problem_id for example in samples.examples)
-    return {each: render_prompt(tokenizer, template, samples.problems[each].question) for each in ids}
+def packed(pad: int) -> Collate:
+    """All samples in one row, as a stage that packs collates them, beside a row of the shortest."""
+
+    def collate(rows: Sequence[Example]) -> Mapping[str, Any]:
+        from tutelage.train.batches import Packed
+
+        groups = [group for group in (list(range(1, len(rows))), [0]) if group]
+        return Packed(rows, groups, pad, flat=False)([{"row": row} for row in range(len(groups))])
+
+    return collate
 
 
 def _clean(text: str) -> str:

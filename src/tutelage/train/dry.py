@@ -2,7 +2,8 @@
 
 Promises: what is too large for the machine fails now, with one line that says what to lower; the stage's own
 trainer runs, with its optimiser's state, its adapter and its recomputation, so that memory and seconds are
-those of the run; the weights are bit for bit what they were, and so are the random generators.
+those of the run; the weights are bit for bit what they were, and so are the random generators; what it held
+is given back.
 Does not: choose the longest batch (the caller hands in a run of it), or predict (see `estimate`).
 
 How the weights stay: the learning rate and the weight decay of the rehearsal are zero.
@@ -10,6 +11,8 @@ How the weights stay: the learning rate and the weight decay of the rehearsal ar
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import re
 import resource
 import sys
@@ -71,6 +74,7 @@ def dry_pass(student: Student, optimiser: Optimiser, run: Run) -> Dry:
             torch.cuda.synchronize(device)
         moments.append(time.perf_counter())
 
+    _give_back(device)
     before = _forget_peak(device)
     devices = [device] if device.type == "cuda" else []
     try:
@@ -95,7 +99,9 @@ def dry_pass(student: Student, optimiser: Optimiser, run: Run) -> Dry:
             parameter.requires_grad_(learned)
             parameter.grad = None
         student.model.train(training)
-    return Dry(str(device), moments[-1] - moments[-2], _peak(device, before), _room(device))
+    found = Dry(str(device), moments[-1] - moments[-2], _peak(device, before), _room(device))
+    _give_back(device)
+    return found
 
 
 def out_of_memory(error: BaseException, optimiser: Optimiser) -> UsageError | None:
@@ -125,10 +131,18 @@ def free_bytes(device: torch.device) -> int | None:
     """Memory that can still be had on the device, None where that is not known."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    with suppress(OSError):
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-        return int(found[1]) * 1024 if found else None
-    return None
+    return _meminfo("MemAvailable")
+
+
+def _give_back(device: torch.device) -> None:
+    """Free what nothing holds any more: a trainer and its optimiser's states are a ring of references, and
+    the allocators of C and CUDA keep what was freed."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    else:
+        with suppress(OSError, AttributeError):  # glibc alone has it
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _forget_peak(device: torch.device) -> int:
@@ -160,7 +174,16 @@ def _high_water() -> int:
 def _room(device: torch.device) -> int | None:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
+    return _meminfo("MemTotal")
+
+
+def _meminfo(name: str) -> int | None:
+    """A line of Linux's list, in bytes, and no more than the container may have."""
+    limit = None
+    with suppress(OSError, ValueError):
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
     with suppress(OSError):
-        found = re.search(r"MemTotal:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-        return int(found[1]) * 1024 if found else None
+        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+        if found:
+            return min(int(found[1]) * 1024, limit or sys.maxsize)
     return None
