@@ -227,7 +227,7 @@ def staged(seeds: tuple[int, ...] = (1, 2, 3)) -> dict[str, Any]:
             if stage == "prefer":
                 row["series"]["rewards/accuracies"] = [[s, 0.5 + s / 1000] for s in steps]
             if stage == "reinforce":
-                row["series"]["reward"] = [[s, -0.4 + s / 500 + rng.uniform(-0.1, 0.1)] for s in steps]
+                row["series"]["drawn/reward"] = [[s, -0.4 + s / 500 + rng.uniform(-0.1, 0.1)] for s in steps]
             training.append(row)
     return {
         "title": "the ladder: what each stage adds",

@@ -21,12 +21,15 @@ from tutelage.report.words import amount, interval, percent
 
 QUANTITIES = {
     "loss": "training loss",
-    "reward": "mean reward",
     "rewards/accuracies": "pairs ranked right",
+    "drawn/reward": "mean reward, as drawn",
+    "drawn/right": "right replies, as drawn",
+    "drawn/discarded": "problems left out",
+    "drawn/tokens": "tokens per reply",
     "validation": "validation accuracy",
 }
 """What is drawn of a stage, by its name in the log, in this order; validations have a list of their own."""
-_SHARES = {"rewards/accuracies", "validation"}
+_SHARES = {"rewards/accuracies", "drawn/right", "drawn/discarded", "validation"}
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 330, 196, 46, 32, 152
 
 
