@@ -81,7 +81,7 @@ def test_unfiltered_keeps_wrong_traces_too(lab: Path, tmp_path: Path) -> None:
 def test_filtering_without_verdicts_is_refused(lab: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no verdict; verify the traces first"):
         trained(lab, tmp_path / "m", keep="correct", verdicts=False)
-    with pytest.raises(UsageError, match="verdicts and keep choose among traces, but there are none"):
+    with pytest.raises(UsageError, match="verdicts, keep and mix choose among traces, but there are none"):
         trained(lab, tmp_path / "m", keep="correct", traces=False)
     assert not (tmp_path / "m").exists()
 

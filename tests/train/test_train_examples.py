@@ -70,6 +70,15 @@ def test_a_mix_leaves_the_thinking_of_every_other_trace_out() -> None:
     assert mixed == [whole[0], bare[1]] and whole[1] != bare[1]
 
 
+def test_a_document_is_learned_whole_but_for_its_first_token() -> None:
+    traces = [trace(1, thinking="one and one"), trace(2)]
+    masked = build_examples(TOKENIZER, Template(), PROBLEMS, traces).examples
+    whole = build_examples(TOKENIZER, Template(), PROBLEMS, traces, loss_on="document").examples
+    for some, every in zip(masked, whole, strict=True):
+        assert every.input_ids == some.input_ids
+        assert every.labels == [IGNORE, *every.input_ids[1:]]
+
+
 def test_examples_come_in_the_order_of_the_traces_one_each() -> None:
     traces = [trace(2), trace(0), trace(2, sample=1), trace(3)]
     made = build_examples(TOKENIZER, Template(), PROBLEMS, traces)

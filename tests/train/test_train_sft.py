@@ -125,6 +125,39 @@ def test_accumulating_is_the_same_training_in_less_memory() -> None:
     assert [loss for _, loss in one.losses] == pytest.approx([loss for _, loss in two.losses], rel=1e-3)
 
 
+def test_packed_rows_train_as_the_same_rows_alone() -> None:
+    """All rows in one step: packed, in parts, and one by one are the same training."""
+    rows = examples(8)
+    room = 2 * max(len(row.input_ids) for row in rows)
+    alone, one = trained(rows, steps=2, batch=8, learning_rate=1e-3)
+    begun = student()
+    packed = train_sft(
+        begun, rows, Optimiser(**{**FAST, "learning_rate": 1e-3, "steps": 2, "batch": 4}), packed=room
+    )
+    assert packed.packing is not None and packed.packing.rows == 4
+    assert packed.packing.filled == seen(rows) / (4 * room)
+    assert (packed.tokens_seen, packed.tokens_learned) == (2 * seen(rows), 2 * learned(rows))
+    assert [loss for _, loss in packed.losses] == pytest.approx([loss for _, loss in one.losses], abs=1e-5)
+    apart, parts = trained(rows, steps=2, batch=8, learning_rate=1e-3, accumulate=4)
+    assert [loss for _, loss in parts.losses] == pytest.approx([loss for _, loss in one.losses], abs=1e-5)
+    for x, y, z in zip(*(weights(each).values() for each in (alone, begun, apart)), strict=True):
+        assert torch.allclose(x, y, atol=1e-4) and torch.allclose(x, z, atol=1e-4)
+
+
+def test_a_trained_student_computes_by_its_own_weights() -> None:
+    """TRL leaves a forward pass that is bound to the model it was given; a copy would still run that one."""
+    begun, _ = trained(examples(2), steps=1)
+    other = copy.deepcopy(begun.model)
+    ids = torch.tensor([examples(1)[0].input_ids])
+    with torch.no_grad():
+        before = begun.model(ids).logits
+        for parameter in other.parameters():
+            parameter.zero_()
+        assert torch.equal(begun.model(ids).logits, before)
+        assert float(other(ids).logits.abs().max()) == 0
+    assert "forward" not in vars(begun.model)
+
+
 def test_checkpointing_changes_memory_not_results() -> None:
     rows = examples(4)
     assert same(trained(rows, steps=2)[0], trained(rows, steps=2, checkpointing=True)[0])

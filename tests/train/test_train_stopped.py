@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -84,28 +86,44 @@ def kill_after(folder: Path, way: str, step: int) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, list[object]]]:
+    """The folder and the last line of an undisturbed run of one way."""
+
+    @cache
+    def undisturbed(way: str) -> tuple[Path, list[object]]:
+        folder = tmp_path_factory.mktemp(way) / "work"
+        return folder, run(folder, way)[1]
+
+    return undisturbed
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("way", "step"), [("full", 13), ("lora", 17), ("packed", 20)])
-def test_a_killed_run_goes_on_to_the_same_losses_and_weights(tmp_path: Path, way: str, step: int) -> None:
-    _, whole = run(tmp_path / "whole", way)
+def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
+    tmp_path: Path, undisturbed: Callable[[str], tuple[Path, list[object]]], way: str, step: int
+) -> None:
+    folder, whole = undisturbed(way)
     kill_after(tmp_path / "killed", way, step)
     steps, again = run(tmp_path / "killed", way)
     # Step 20 writes a checkpoint when it is done: the kill comes before it is whole, or just after.
     assert steps[0] in (11, 21) and steps[-1] == 30
     assert again == whole
-    assert read_log(tmp_path / "killed/log.jsonl") == read_log(tmp_path / "whole/log.jsonl")
-    assert len(read_log(tmp_path / "whole/log.jsonl")) == 30
+    assert read_log(tmp_path / "killed/log.jsonl") == read_log(folder / "log.jsonl")
+    assert len(read_log(folder / "log.jsonl")) == 30
 
 
 @pytest.mark.slow
-def test_a_full_disk_ends_a_stage_in_one_line_and_the_last_whole_checkpoint_stays(tmp_path: Path) -> None:
-    _, whole = run(tmp_path / "whole", "full")
+def test_a_full_disk_ends_a_stage_in_one_line_and_the_last_whole_checkpoint_stays(
+    tmp_path: Path, undisturbed: Callable[[str], tuple[Path, list[object]]]
+) -> None:
+    folder, whole = undisturbed("full")
     # Room for the log, not for the weights of the second checkpoint.
     steps, (kind, line) = run(tmp_path / "full", "full", full_at=15, room=20_000)
     assert steps[-1] == 20 and kind == "StorageError"
-    assert isinstance(line, str) and "\\n" not in line
+    assert isinstance(line, str) and "\n" not in line
     assert line.startswith(f"{tmp_path / 'full'}: a checkpoint cannot be written")
     assert "free some space and run the same command again" in line
     steps, again = run(tmp_path / "full", "full")
     assert steps[0] == 11 and again == whole
-    assert read_log(tmp_path / "full/log.jsonl") == read_log(tmp_path / "whole/log.jsonl")
+    assert read_log(tmp_path / "full/log.jsonl") == read_log(folder / "log.jsonl")
