@@ -248,6 +248,12 @@ def test_greedy_decoding_and_impossible_temperatures_are_refused() -> None:
         decoding(1.0, 0.0)
 
 
+@pytest.mark.parametrize("given", [{"kl": -0.1}, {"clip_low": 0.0}, {"clip_high": 0.0}, {"reuse": 0}])
+def test_losses_that_cannot_work_are_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="must not be negative"):
+        GrpoLoss(**given)
+
+
 def resumable(folder: Path, kill_at: int | None = None) -> Reinforced:
     """Four steps that keep what they need; with `kill_at` the process kills itself after that step."""
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import torch
 from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback
@@ -89,10 +90,18 @@ class GrpoLoss:
     mask_truncated: bool = False
     reuse: int = 1
 
+    def __post_init__(self) -> None:
+        if self.kl < 0 or self.clip_low <= 0 or self.clip_high <= 0 or self.reuse < 1:
+            raise UsageError(
+                f"grpo: kl {self.kl} must not be negative, clip_low {self.clip_low} and clip_high "
+                f"{self.clip_high} must be above 0, reuse {self.reuse} at least 1"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Reinforced:
-    """What was done: the training itself, the problems that were kept for it, and the totals of `Drawn`."""
+    """What was done: the training itself, the problems that were kept for it, and the totals of `Drawn` over
+    all steps and processes."""
 
     fitted: Fitted
     problems: int
@@ -273,7 +282,10 @@ class _Source:
                 self.grouping,
                 stable_hash(self.optimiser.seed, step, process),
             )
-        for name, count in self.drawn.totals().items():
+        counts = self.drawn.totals()
+        added = torch.tensor(list(counts.values()), dtype=torch.float64, device=trainer.accelerator.device)
+        added = trainer.accelerator.reduce(added, reduction="sum")
+        for name, count in zip(counts, added.tolist(), strict=True):
             self.totals[name] = self.totals.get(name, 0.0) + count
         self.numbers = {**self.drawn.numbers(), "temperature": sampling.temperature}
         return self._rows(self.drawn)
