@@ -220,3 +220,28 @@ def test_a_stage_that_trains_nothing_has_nothing_to_check(data: Path) -> None:
     inputs = {"model": str(data / "model"), "problems": str(data / "problems.parquet")}
     with pytest.raises(UsageError, match="only a stage that trains"):
         run_single("rollouts", {}, data / "nothing", inputs=inputs, look=LOOK)
+
+
+@pytest.mark.parametrize("kind", ["sft", "mid-train"])
+def test_what_the_check_refuses_the_job_refuses_too(data: Path, tmp_path: Path, kind: str) -> None:
+    other = with_template(tmp_path, R1_LIKE)
+    inputs = {
+        "model": str(other),
+        "problems": [str(data / "problems.parquet")],
+        "traces": [str(data / "traces.parquet")],
+    }
+    with pytest.raises(UsageError) as caught:
+        run_single(kind, {"steps": 1, "system": "none"}, tmp_path / "m", inputs=inputs)
+    assert str(caught.value) == report(data, kind, model=other)["refused"]
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_was_told_to_trains_with_such_a_template(data: Path, tmp_path: Path) -> None:
+    inputs = {
+        "model": str(with_template(tmp_path, R1_LIKE)),
+        "problems": [str(data / "problems.parquet")],
+        "traces": [str(data / "traces.parquet")],
+    }
+    settings = {"steps": 1, "batch": 2, "system": "none", "chat_template": "any"}
+    assert run_single("sft", settings, tmp_path / "m", inputs=inputs)["metrics"]["steps"] == 1

@@ -27,7 +27,9 @@ TRACES = [
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    save_student(tiny_student(), folder / "student")
+    student = tiny_student()
+    student.model.config.max_position_embeddings = 512  # the reasoning message alone is over 300 bytes
+    save_student(student, folder / "student")
     write_records(folder / "p.parquet", PROBLEMS, Problem)
     write_records(folder / "t.parquet", TRACES, Trace)
     return folder

@@ -15,7 +15,7 @@ from tinymodel import tiny_student
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import Student
-from tutelage.train.dry import Dry, dry_pass, free_bytes, out_of_memory
+from tutelage.train.dry import Dry, dry_pass, free_bytes, longest, out_of_memory
 from tutelage.train.examples import Example, build_examples
 from tutelage.train.settings import Lora, Optimiser, Progress
 
@@ -140,7 +140,7 @@ def test_another_error_stays_itself() -> None:
         dry_pass(tiny_student(), Optimiser(steps=1), run)
 
 
-def longest(count: int) -> list[Example]:
+def examples(count: int) -> list[Example]:
     student = tiny_student()
     problems = {f"p{n}": Problem(f"p{n}", f"{n}?") for n in range(count)}
     traces = [Trace(f"t{n}", f"p{n}", 0, "m", "!" * (60 + n)) for n in range(count)]
@@ -150,7 +150,7 @@ def longest(count: int) -> list[Example]:
 def train(student: Student, optimiser: Optimiser, progress: Progress) -> Any:
     from tutelage.train.sft import train_sft
 
-    return train_sft(student, longest(optimiser.batch), optimiser, progress=progress)
+    return train_sft(student, examples(optimiser.batch), optimiser, progress=progress)
 
 
 @pytest.mark.slow
@@ -174,3 +174,14 @@ def test_weights_that_give_no_loss_are_refused_before_any_step() -> None:
         UsageError, match=r"tiny-0: the loss is not a number on the longest samples \(traces t"
     ):
         dry_pass(student, Optimiser(steps=9, batch=2), train)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(1, 8), st.integers(50, 120))
+def test_the_longest_batch_is_of_the_longest_samples(lengths: list[int], rows: int, room: int) -> None:
+    given_ones = [Example([0] * length, [0] * length, "p", str(n)) for n, length in enumerate(lengths)]
+    ordered = sorted(lengths, reverse=True)
+    chosen = [len(each.input_ids) for each in longest(given_ones, rows)]
+    assert chosen == ordered[:rows]
+    filled = [len(each.input_ids) for each in longest(given_ones, rows, room)]
+    assert filled == ordered[: len(filled)] and sum(filled) <= rows * room
+    assert len(filled) == len(lengths) or sum(filled) + ordered[len(filled)] > rows * room

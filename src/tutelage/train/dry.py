@@ -17,9 +17,10 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ from tutelage.train.settings import Optimiser, Progress
 
 if TYPE_CHECKING:
     from tutelage.students.pretrained import Student
+    from tutelage.train.examples import Example
 
 Run = Callable[["Student", Optimiser, Progress], object]
 _STEPS = 2  # the first allocates and warms up, the second is timed
@@ -46,6 +48,16 @@ class Dry:
     seconds: float
     peak_bytes: int
     room_bytes: int | None
+
+
+def longest(examples: Sequence[Example], rows: int, room: int | None = None) -> list[Example]:
+    """The samples of the longest micro-batch: `rows` of them, or as many as fill so many packed rows of
+    `room` tokens."""
+    ordered = sorted(examples, key=lambda each: len(each.input_ids), reverse=True)
+    if room is None:
+        return ordered[:rows]
+    ends = accumulate(len(each.input_ids) for each in ordered)
+    return [each for each, end in zip(ordered, ends, strict=True) if end <= rows * room] or ordered[:1]
 
 
 def dry_pass(student: Student, optimiser: Optimiser, run: Run) -> Dry:

@@ -22,6 +22,7 @@ from tutelage.students.pretrained import Student
 from tutelage.students.reserved import padding
 from tutelage.train import check as traps
 from tutelage.train.check import Finding, Samples
+from tutelage.train.dry import longest
 from tutelage.train.examples import IGNORE, Example, build_examples
 from tutelage.train.packing import pack
 from tutelage.train.pairs import Pair
@@ -82,18 +83,9 @@ def of_traces(ctx: JobContext[Any], config: TraceData) -> Job:
         rows = [sum(lengths[each] for each in group) for group in pack(lengths, config.max_length)]
 
     def rehearse(student: Student, optimiser: Optimiser, progress: Progress) -> object:
-        ordered = sorted(examples, key=lambda each: len(each.input_ids), reverse=True)
-        if not packs:
-            return train_sft(student, ordered[: optimiser.batch], optimiser, progress=progress)
-        # As many of the longest as fill the rows of a micro-batch; what is over makes one more row.
-        wanted, taken = optimiser.batch * config.max_length, 0
-        chosen: list[Example] = []
-        for each in ordered:
-            if taken >= wanted:
-                break
-            chosen.append(each)
-            taken += len(each.input_ids)
-        return train_sft(student, chosen, optimiser, packed=config.max_length, progress=progress)
+        room = config.max_length if packs else None
+        chosen = longest(examples, optimiser.batch, room)
+        return train_sft(student, chosen, optimiser, packed=room, progress=progress)
 
     return Job(
         student=learned.student,
@@ -129,10 +121,10 @@ def of_pairs(ctx: JobContext[Any], config: Dpo) -> Job:
     def rehearse(student: Student, optimiser: Optimiser, progress: Progress) -> object:
         # What is rehearsed counts rows, the stage counts pairs.
         pairs = max(1, optimiser.batch // 2)
-        longest = sorted(kept, key=lambda pair: pair.length, reverse=True)[:pairs]
+        hardest = sorted(kept, key=lambda pair: pair.length, reverse=True)[:pairs]
         return train_dpo(
             student,
-            longest,
+            hardest,
             Preference(config.beta, config.loss, config.sft_weight, config.label_smoothing),
             replace(optimiser, batch=pairs),
             max_length=_NO_LIMIT,
@@ -183,8 +175,8 @@ def of_prompts(ctx: JobContext[Any], config: Rl) -> Job:
         raise UsageError(f"stage {ctx.stage}: set policy.max_tokens; nothing else limits a reply's length")
 
     def rehearse(student: Student, optimiser: Optimiser, progress: Progress) -> object:
-        longest = sorted(prompts, key=len, reverse=True)[: optimiser.batch]
-        rows = [_filled(ids, max(lengths)) for ids in longest]
+        begun = sorted(prompts, key=len, reverse=True)[: optimiser.batch]
+        rows = [_filled(ids, max(lengths)) for ids in begun]
         return train_sft(student, rows, replace(optimiser, batch=len(rows)), progress=progress)
 
     cut = sum(len(ids) + wanted > (room or _NO_LIMIT) for ids in prompts)

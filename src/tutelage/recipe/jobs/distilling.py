@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tutelage.recipe.jobs import fitting
-from tutelage.recipe.jobs.training import Lessons, lessons
+from tutelage.recipe.jobs.training import Lessons, admit, lessons
 from tutelage.recipe.stage import JobContext
 from tutelage.recipe.training import Distill
 from tutelage.recipe.training import Score as ScoreConfig
@@ -73,6 +73,7 @@ def distill(ctx: JobContext[Distill]) -> dict[str, Any]:
     """One student that learns a teacher's distribution, for one seed."""
     config = ctx.config
     learned = lessons(ctx, fitting.start(ctx))
+    admit(ctx, learned)
     settings = Distillation(
         beta=config.beta,
         temperature=config.temperature,

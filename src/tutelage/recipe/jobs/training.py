@@ -24,8 +24,13 @@ from tutelage.recipe.training import MidTrain, Sft, TraceChoice
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
 from tutelage.students.card import write_start
 from tutelage.students.pretrained import Student, load_student, save_student
+from tutelage.students.reserved import padding
 from tutelage.students.template import REASONING_SYSTEM, Template
 from tutelage.tokens import encode_text
+from tutelage.train.check import packed as packed_batch
+from tutelage.train.check import padded as padded_batch
+from tutelage.train.check import refuse_traps
+from tutelage.train.dry import dry_pass, longest
 from tutelage.train.examples import ExampleSet, LossOn, build_examples, gold_traces
 from tutelage.train.mixing import mix
 from tutelage.train.sft import SftResult, train_sft
@@ -66,6 +71,7 @@ def _fresh(seed: int, template: Template) -> Student:
 def sft(ctx: JobContext[Sft]) -> dict[str, Any]:
     """One model fine-tuned on traces, for one seed."""
     learned = lessons(ctx, fitting.start(ctx))
+    admit(ctx, learned)
     result = train_sft(
         learned.student,
         learned.made.examples,
@@ -80,6 +86,7 @@ def sft(ctx: JobContext[Sft]) -> dict[str, Any]:
 def mid_train(ctx: JobContext[MidTrain]) -> dict[str, Any]:
     """One model trained on packed traces, for one seed."""
     learned = lessons(ctx, fitting.start(ctx), ctx.config.loss_on)
+    admit(ctx, learned, packed=ctx.config.max_length)
     result = train_sft(
         learned.student,
         learned.made.examples,
@@ -131,6 +138,32 @@ def lessons(ctx: JobContext[TraceChoice], begun: Student, loss_on: LossOn = "rep
     used = {example.problem_id for example in made.examples}
     numbers |= {"problems": len(used), "examples": len(made.examples), "too_long": len(made.too_long)}
     return Lessons(student, made, chosen, [each for each in problems if each.id in used], numbers)
+
+
+def admit(ctx: JobContext[Any], learned: Lessons, *, packed: int | None = None) -> None:
+    """What `--check` would refuse is refused here too, before the first step. On a GPU the longest batch goes
+    through the model once, so that it fails now where it is too large (a CPU would only swap).
+
+    Raises UsageError with the first reason."""
+    config, student, examples = ctx.config, learned.student, learned.made.examples
+    pad = padding(student.tokenizer).id
+    refuse_traps(
+        student,
+        by_id(learned.problems),
+        learned.traces,
+        examples,
+        target=config.target,
+        faithful=config.chat_template == "faithful",
+        collate=packed_batch(pad) if packed else padded_batch(pad),
+    )
+    if next(student.model.parameters()).device.type == "cuda":
+        dry_pass(
+            student,
+            fitting.optimiser(ctx),
+            lambda begun, optimiser, progress: train_sft(
+                begun, longest(examples, optimiser.batch, packed), optimiser, packed=packed, progress=progress
+            ),
+        )
 
 
 def speaking(student: Student, system: str) -> Student:
