@@ -93,11 +93,7 @@ def save_student(
     folder = Path(path)
     partial = folder.with_name(folder.name + ".partial")
     model = student.model
-    for mark in _QUANTISATION_MARKS:
-        if mark in vars(model):
-            delattr(model, mark)
-    if "quantization_config" in vars(model.config):
-        del model.config.quantization_config
+    _unmark(model)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -134,7 +130,19 @@ def _load(name: str, place: str, dtype: str, options: dict[str, Any]) -> tuple[A
         raise UsageError(f"{name}: cannot load this model: {line[:300]}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{name}: this model has no fast tokenizer (tokenizer.json), which is needed here")
+    if "gguf_file" in options:
+        _unmark(model)
     return model, tokenizer
+
+
+def _unmark(model: Any) -> None:
+    """Take away what says that the weights are quantised: those read from GGUF are plain numbers, which can
+    be trained and saved."""
+    for mark in _QUANTISATION_MARKS:
+        if mark in vars(model):
+            delattr(model, mark)
+    if "quantization_config" in vars(model.config):
+        del model.config.quantization_config
 
 
 def _load_adapter(folder: Path, device: str, dtype: str, template: Template | None) -> Student:

@@ -23,6 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from tutelage.errors import UsageError
 from tutelage.students.pretrained import Student
+from tutelage.students.reserved import padding
 from tutelage.train.batches import FED, Fed, Packed, Padded
 from tutelage.train.examples import Example
 from tutelage.train.fit import Fitted, fit
@@ -114,7 +115,7 @@ def train_sft(
     if not examples:
         raise UsageError("there is no example to train on")
     tokenizer = student.tokenizer
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    pad = padding(tokenizer).id
     packing, groups = None, [[place] for place in range(len(examples))]
     collate: Padded | Packed = Padded(examples, pad)
     if packed is not None:
