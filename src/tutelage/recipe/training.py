@@ -304,7 +304,8 @@ class Grpo(Rl):
 
     `oversample` is the most replies drawn for one problem while its group lacks rights or wrongs; with
     `balance` a group holds its right replies and equally many wrong ones; problems whose share of right
-    replies exceeds `drop_above` or whose replies all earn the same are left out and others drawn.
+    replies exceeds `drop_above` or whose replies all earn the same are left out and others drawn, until
+    `tries` times as many as are needed were looked at in this step.
     `uniform_length` keeps the problems whose replies vary least in length (this share of them; 1: all).
     `kl` weighs the divergence from the start model; `mask_truncated` learns nothing from replies that a limit
     cut off; `reuse` is the steps taken with one set of replies (the clips do nothing at 1)."""
@@ -315,6 +316,7 @@ class Grpo(Rl):
     oversample: Positive = 32
     balance: bool = True
     drop_above: Share = 0.5
+    tries: Positive = 4
     uniform_length: Annotated[float, Field(gt=0, le=1)] = 1.0
     mask_truncated: bool = False
     reuse: Positive = 1

@@ -40,7 +40,9 @@ def grpo(ctx: JobContext[Grpo]) -> dict[str, Any]:
             problems,
             grader,
             fitting.optimiser(ctx),
-            grouping=Grouping(config.group, config.oversample, config.balance, config.drop_above),
+            grouping=Grouping(
+                config.group, config.oversample, config.balance, config.drop_above, config.tries
+            ),
             loss=GrpoLoss(
                 config.loss,
                 config.kl,
