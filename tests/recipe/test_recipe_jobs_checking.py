@@ -216,6 +216,19 @@ def test_preferences_are_checked_on_both_sides(data: Path) -> None:
     assert short["refused"].startswith("4 of 4 samples")
 
 
+def test_think_markers_become_tokens_when_the_student_is_made(data: Path, tmp_path: Path) -> None:
+    save_student(tiny_student(think_tokens=False), tmp_path / "text")
+    place = str(tmp_path / "text")
+    run_single("student", {"source": place}, tmp_path / "as-it-is")
+    run_single("student", {"source": place, "markers": "tokens"}, tmp_path / "tokens")
+    # max_length 20 refuses, so that nothing is rehearsed here.
+    as_text = finding(report(data, model=tmp_path / "as-it-is", max_length=20), "think markers")["text"]
+    assert as_text.startswith("text of 8 and 10 tokens") and "two would be added" in as_text
+    lora = {"rank": 4}
+    as_tokens = finding(report(data, model=tmp_path / "tokens", max_length=20, lora=lora), "think markers")
+    assert as_tokens["text"].startswith("one token each; an adapter does not train")
+
+
 def test_a_stage_that_trains_nothing_has_nothing_to_check(data: Path) -> None:
     inputs = {"model": str(data / "model"), "problems": str(data / "problems.parquet")}
     with pytest.raises(UsageError, match="only a stage that trains"):

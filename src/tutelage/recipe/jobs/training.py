@@ -24,7 +24,7 @@ from tutelage.recipe.training import MidTrain, Sft, TraceChoice
 from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash
 from tutelage.students.card import write_start
 from tutelage.students.pretrained import Student, load_student, save_student
-from tutelage.students.reserved import padding
+from tutelage.students.reserved import padding, with_markers
 from tutelage.students.template import REASONING_SYSTEM, Template
 from tutelage.tokens import encode_text
 from tutelage.train.check import packed as packed_batch
@@ -48,6 +48,8 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
     else:
         source = str(LAB_BASE) if config.source == "lab-base" else config.source
         found = load_student(source, device="cpu", template=template)
+    if config.markers == "tokens":
+        found = with_markers(found, found.template.think_open, found.template.think_close)
     save_student(found, ctx.outputs["model"])
     write_start(ctx.outputs["model"], config.source)
     return {"source": config.source, "parameters": sum(p.numel() for p in found.model.parameters())}
