@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -288,3 +289,32 @@ def test_a_run_that_was_killed_repeats_what_an_undisturbed_one_does(tmp_path: Pa
     assert all(map(torch.equal, ends[0].values(), ends[1].values()))
     lines = [json.loads(line) for line in (cut / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in lines if "loss" in row] == [1, 2, 3, 4]
+
+
+def one_of_two(folder: Path) -> None:
+    """What each of two processes does: two steps of four groups, two in each."""
+    begun = student()
+    found = reinforce(begun, 2, batch=4 * SIZE)
+    place = folder / os.environ["RANK"]
+    torch.save({"weights": weights(begun), "totals": found.totals, "log": found.fitted.log}, place)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_groups_of_their_own_and_learn_the_same(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; import test_train_grpo as t; t.one_of_two(Path({str(tmp_path)!r}))"
+    paths = os.pathsep.join([str(Path(__file__).parent), *(each for each in sys.path if each)])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    common = {"PYTHONPATH": paths, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env={**os.environ, **common, "RANK": rank, "LOCAL_RANK": rank}
+        )
+        for rank in "01"
+    ]
+    assert [each.wait() for each in ranks] == [0, 0]
+    first, second = (torch.load(tmp_path / rank, weights_only=True) for rank in "01")
+    assert first["totals"] == second["totals"]
+    assert first["totals"]["replies"] >= 2 * 4 * SIZE  # of both
+    same = map(torch.equal, first["weights"].values(), second["weights"].values())
+    assert all(same) and not torch.equal(first["weights"]["lm_head.weight"], START.model.lm_head.weight)
