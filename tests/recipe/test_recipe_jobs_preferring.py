@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ import pytest
 
 from tutelage.errors import PartialError, UsageError
 from tutelage.recipe.single import run_single
-from tutelage.records import Problem, Trace, by_id, read_records, write_records
+from tutelage.records import Problem, Trace, read_records, write_records
 from tutelage.students.lineage import read_training
 from tutelage.students.pretrained import load_student
 from tutelage.students.template import render_completion, render_prompt
-from tutelage.think.policy import ThinkingPolicy
-from tutelage.think.sampling import Sampling
 from tutelage.train.pairs import PairSet, read_pairs
-from tutelage.train.rollouts import Rollout, sample, write_rollouts
-from tutelage.verify.cascade import judge
+from tutelage.train.rollouts import Rollout, write_rollouts
 
 
 @pytest.fixture
@@ -203,19 +199,8 @@ def test_pivotal_tokens_of_the_labs_base_are_found_and_trained_on(tmp_path: Path
         "policy": {"max_tokens": 60, "answer_reserve": 8, "close_text": "Answer"},
         "max_answer_tokens": 8,
     }
-    problems = read_records(tmp_path / "train.parquet", Problem)
-    drawn = sample(
-        load_student(tmp_path / "base", device="cpu"),
-        problems,
-        samples=4,
-        policy=ThinkingPolicy.from_dict(decoding["policy"]),
-        sampling=Sampling(1.0),
-        seed=0,
-        max_answer=8,
-    )
-    verdicts = judge(by_id(problems), [each.trace for each in drawn])
-    judged = [replace(each, status=verdict.status) for each, verdict in zip(drawn, verdicts, strict=True)]
-    write_rollouts(tmp_path / "r.parquet", judged)
+    inputs = {"model": str(tmp_path / "base"), "problems": str(tmp_path / "train.parquet")}
+    run_single("rollouts", {"samples": 4, **decoding}, tmp_path / "r.parquet", inputs=inputs, seed=0)
     settings = {"method": "pivotal", "model": tmp_path / "base", "attempts": 2, **decoding}
     metrics, found = paired(tmp_path, tmp_path / "p.parquet", **settings)
     assert metrics["pairs"] > 0 and metrics["continuations"]["continuations"] > 64

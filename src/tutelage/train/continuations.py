@@ -115,5 +115,5 @@ def logprobs(student: Student, prompt: Sequence[int], ids: Sequence[int]) -> tup
     whole = torch.tensor([[*prompt, *ids]], device=device)  # (1, tokens)
     learned = torch.zeros_like(whole, dtype=torch.bool)[:, 1:]
     learned[:, len(prompt) - 1 :] = True
-    scores = logits_at(student.model, whole, torch.ones_like(whole), learned).float().log_softmax(dim=-1)
+    scores = logits_at(student.model, whole, learned).float().log_softmax(dim=-1)
     return tuple(scores.gather(1, torch.tensor(ids, device=device)[:, None])[:, 0].tolist())

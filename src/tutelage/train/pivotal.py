@@ -152,8 +152,8 @@ def subdivide(attempts: Sequence[Attempt], memory: Memory, gap: float) -> Iterat
     """The stretches that the replies fall into: those over which the probability changes by less than `gap`,
     and single tokens (Subdivide of §4.3, for all attempts at once, level by level)."""
     open_ = [Stretch(number, 0, len(each.ids)) for number, each in enumerate(attempts) if each.ids]
-    for number, each in enumerate(attempts):  # the end is known: the reply is whole and has its verdict
-        memory.known[_prefix(attempts[number], len(each.ids))] = Estimate(int(each.right), 1)
+    for each in attempts:  # the end is known: the reply is whole and has its verdict
+        memory.known[_prefix(each, len(each.ids))] = Estimate(int(each.right), 1)
     while open_:
         memory.learn(_prefix(attempts[one.attempt], at) for one in open_ for at in (one.first, one.last))
         deeper: list[Stretch] = []

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 
 from tutelage.errors import PartialError, UsageError
-from tutelage.recipe.jobs import fitting
 from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
 from tutelage.recipe.stage import JobContext
 from tutelage.recipe.training import Dpo, Pairs
@@ -37,7 +36,6 @@ from tutelage.train.pairs import (
     rollout_pairs,
     write_pairs,
 )
-from tutelage.train.preferences import Preference, summary, train_dpo, within
 from tutelage.train.rollouts import Rollout, read_rollouts
 from tutelage.verify.user import absolute
 from tutelage.verify.workers import WorkerPool
@@ -121,7 +119,7 @@ def _pivotal(
             # A user's checker by its absolute path, for workers that stand in another folder.
             {name: replace(each, checker=absolute(each.checker, here)) for name, each in problems.items()},
             pool,
-            ThinkingPolicy.from_dict(config.policy.model_dump()),
+            ThinkingPolicy(**config.policy.model_dump()),
             Sampling(**config.sampling.model_dump()),
             seed=ctx.seed or 0,
             max_answer=config.max_answer_tokens,
@@ -139,6 +137,10 @@ def dpo(ctx: JobContext[Dpo]) -> dict[str, Any]:
     """One model trained on preferences, for one seed.
 
     Raises UsageError for pairs that are not the student's, and what `train_dpo` raises."""
+    # Trainers take seconds to import, which pairs alone need not wait for.
+    from tutelage.recipe.jobs import fitting
+    from tutelage.train.preferences import Preference, summary, train_dpo, within
+
     config = ctx.config
     student = fitting.start(ctx)
     found, problems = own_pairs(ctx, student)
