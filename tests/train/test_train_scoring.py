@@ -160,7 +160,7 @@ def test_logits_are_those_of_the_learned_places_alone() -> None:
     labels = torch.tensor([[IGNORE, IGNORE, IGNORE, 4, 5], [IGNORE, IGNORE, 8, 9, IGNORE]])
     learned = shifted(labels)
     with torch.no_grad():
-        found = logits_at(TEACHER.model, ids, torch.ones_like(ids), learned)
+        found = logits_at(TEACHER.model, ids, learned)
         whole = TEACHER.model(ids).logits
     assert torch.allclose(found, whole[:, :-1][learned], atol=1e-5) and len(found) == 4
 

@@ -32,6 +32,7 @@ from trl.trainer.utils import RepeatSampler
 from tutelage.errors import UsageError
 from tutelage.records import stable_hash
 from tutelage.students.pretrained import Student
+from tutelage.students.reserved import padding
 from tutelage.students.template import markers, render_prompt
 from tutelage.tokens import decode_ids
 from tutelage.train.digits import check_digits
@@ -180,8 +181,7 @@ class _Collator:
 
     def __init__(self, student: Student, examples: Sequence[Example], prompts: Mapping[str, str]) -> None:
         self.student, self.examples, self.prompts = student, examples, prompts
-        tokenizer = student.tokenizer
-        self.pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        self.pad = padding(student.tokenizer).id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         found = [self.examples[row["row"]] for row in rows]

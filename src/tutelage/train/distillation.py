@@ -32,6 +32,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from tutelage.errors import UsageError
 from tutelage.records import stable_hash
 from tutelage.students.pretrained import Student
+from tutelage.students.reserved import padding
 from tutelage.think.engine import Engine, Request
 from tutelage.think.sampling import Sampling
 from tutelage.train.divergence import Sparse, shifted, summed
@@ -165,8 +166,7 @@ class _Collator:
     """Rows as tensors, and with them the saved scores of their learned places, row by row, place by place."""
 
     def __init__(self, tokenizer: Any, examples: Sequence[Example], source: Student | ScoreFile) -> None:
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        self.inner = DataCollatorForLanguageModeling(pad_token_id=pad)
+        self.inner = DataCollatorForLanguageModeling(pad_token_id=padding(tokenizer).id)
         self.examples = examples
         self.scores = source if isinstance(source, ScoreFile) else None
 
@@ -205,19 +205,18 @@ class _Trainer(SFTTrainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean divergence in nats over the learned places of the whole step."""
-        ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        learned = shifted(labels)
+        ids, learned = inputs["input_ids"], shifted(inputs["labels"])
         self.fed = inputs["rows"].tolist()
-        logits = logits_at(model, ids, mask, learned)[:, : self.vocabulary]
+        logits = logits_at(model, ids, learned)[:, : self.vocabulary]
         teacher: Tensor | Sparse
         if self.teacher is None:
             teacher = Sparse(inputs["top_ids"].long(), inputs["top_logprobs"], inputs["tail"])
         else:
             with torch.no_grad():
-                teacher = logits_at(self.teacher, ids, mask, learned)[:, : self.vocabulary]
+                teacher = logits_at(self.teacher, ids, learned)[:, : self.vocabulary]
         total = summed(logits, teacher, self.settings.beta, self.settings.temperature)
         places = learned.sum()
-        self.counts["tokens_seen"] += int(mask.sum())
+        self.counts["tokens_seen"] += int(inputs["attention_mask"].sum())
         self.counts["tokens_learned"] += int(places)
         loss = total / (places if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:

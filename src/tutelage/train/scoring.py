@@ -139,16 +139,15 @@ def _score_batch(teacher: Student, members: Sequence[Example], header: Header) -
     device = next(teacher.model.parameters()).device
     width = max(len(example.input_ids) for example in members)
     ids = torch.zeros(len(members), width, dtype=torch.long)
-    mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
+    labels = torch.full_like(ids, IGNORE)
     for row, example in enumerate(members):
         length = len(example.input_ids)
         ids[row, :length] = torch.tensor(example.input_ids)
         labels[row, :length] = torch.tensor(example.labels)
-        mask[row, :length] = 1
     learned = shifted(labels)
     try:
         with torch.inference_mode():
-            best = _best(teacher.model, ids.to(device), mask.to(device), learned.to(device), header)
+            best = _best(teacher.model, ids.to(device), learned.to(device), header)
     except torch.OutOfMemoryError as error:
         raise UsageError(
             f"the GPU's memory does not suffice to score {len(members)} traces of up to {width} tokens: "
@@ -172,10 +171,10 @@ def _score_batch(teacher: Student, members: Sequence[Example], header: Header) -
     return rows
 
 
-def _best(model: Any, ids: Tensor, mask: Tensor, learned: Tensor, header: Header) -> Sparse:
+def _best(model: Any, ids: Tensor, learned: Tensor, header: Header) -> Sparse:
     """Best ids at the learned places, row by row, on the CPU; softmax over a bounded number of places at
     once."""
-    logits = logits_at(model, ids, mask, learned)[:, : header.vocabulary]
+    logits = logits_at(model, ids, learned)[:, : header.vocabulary]
     step = max(1, CHUNK // header.vocabulary)
     pieces = [
         top_and_tail(logits[start : start + step], header.top_k) for start in range(0, len(logits), step)
@@ -187,13 +186,13 @@ def _best(model: Any, ids: Tensor, mask: Tensor, learned: Tensor, header: Header
     )
 
 
-def logits_at(model: Any, ids: Tensor, mask: Tensor, learned: Tensor) -> Tensor:
+def logits_at(model: Any, ids: Tensor, learned: Tensor) -> Tensor:
     """Logits (places, vocabulary) of `model` at the True places of `learned` (batch, tokens − 1), row by row,
-    for `ids` and their attention `mask` (batch, tokens). Columns that are prompt in every row get no
-    logits."""
+    for `ids` (batch, tokens), padded at the right, where a causal model does not look (see `batches`).
+    Columns that are prompt in every row get no logits."""
     first = int(learned.any(dim=0).int().argmax())
     keep = ids.shape[1] - first
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits
     places: Tensor = logits[:, -keep:][:, :-1][
         learned[:, first:]
     ]  # some models give all columns nevertheless
