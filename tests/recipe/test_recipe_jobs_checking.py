@@ -195,6 +195,8 @@ def test_reinforcement_is_checked_on_its_prompts_and_longest_replies(data: Path)
     longest = max(len(render_prompt(student.tokenizer, student.template, each.question)) for each in PROBLEMS)
     assert found["lengths"]["max"] == longest + 40 + 20
     assert "replies of up to 60 tokens" in finding(found, "replies")["text"]
+    (shown,) = found["samples"]
+    assert shown["learned"] == 0 and "".join(text for text, _, _ in shown["pieces"]).endswith("<think>")
 
 
 @pytest.mark.slow

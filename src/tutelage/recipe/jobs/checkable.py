@@ -32,6 +32,7 @@ from tutelage.train.sft import train_sft
 
 _NO_LIMIT = 2**40  # tokens
 _SHOWN = 3
+_OF_PROMPTS = (traps.chat_template, traps.context, traps.unknown_words, traps.control_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ def of_prompts(ctx: JobContext[Any], config: Rl) -> Job:
     policy = config.policy
     reply = None if policy.max_tokens is None else policy.max_tokens + policy.grace_tokens
     wanted = (room or _NO_LIMIT) if reply is None else reply + config.max_answer_tokens
-    lengths = [min(len(ids) + wanted, room or _NO_LIMIT) for ids in prompts]
+    lengths = [max(len(ids) + 1, min(len(ids) + wanted, room or _NO_LIMIT)) for ids in prompts]
     if max(lengths) >= _NO_LIMIT:
         raise UsageError(f"stage {ctx.stage}: set policy.max_tokens; nothing else limits a reply's length")
 
@@ -184,11 +185,12 @@ def of_prompts(ctx: JobContext[Any], config: Rl) -> Job:
     return Job(
         student=student,
         findings=[
-            *traps.find_traps(samples),
+            # The replies of these samples are stand-ins, so nothing is said about them.
+            *(look(samples) for look in _OF_PROMPTS),
             Finding("replies", False, f"{said}; for {cut} of {len(prompts)} prompts the context ends sooner"),
         ],
         numbers={"samples": len(problems), "problems": len(problems)},
-        shown=_spread(made.examples)[:1],
+        shown=[_filled(prompts[0], len(prompts[0]))],
         lengths=lengths,
         learned=sum(length - len(ids) for length, ids in zip(lengths, prompts, strict=True)),
         optimiser=fitting.optimiser(ctx),
@@ -237,9 +239,9 @@ def _prompt(example: Example) -> list[int]:
 
 def _filled(prompt: list[int], length: int) -> Example:
     """A row of `length` tokens that begins with the prompt: for memory and time, which do not read it."""
-    rest = max(1, length - len(prompt))
+    rest = length - len(prompt)
     ids = prompt + [prompt[place % len(prompt)] for place in range(rest)]
-    return Example(ids, [IGNORE] * len(prompt) + ids[len(prompt) :], "longest", "longest")
+    return Example(ids, [IGNORE] * len(prompt) + ids[len(prompt) :], "prompt", "prompt")
 
 
 def _teacher(ctx: JobContext[Any]) -> tuple[str, ...]:
