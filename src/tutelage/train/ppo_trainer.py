@@ -9,6 +9,7 @@ Does not: draw replies (see `ppo_replies`).
 from __future__ import annotations
 
 import copy
+import math
 import random
 import statistics
 from collections.abc import Sequence
@@ -95,6 +96,7 @@ class PpoTrainer(Trainer):  # type: ignore[misc]
         if self.settings.kl and not isinstance(model, PeftModel):
             reference = copy.deepcopy(model).eval().requires_grad_(False)
             self.reference = self.accelerator.prepare_model(reference, evaluation_mode=True)
+        self.norm = torch.zeros(())
         self._noted: dict[str, list[float]] = {}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -113,7 +115,7 @@ class PpoTrainer(Trainer):  # type: ignore[misc]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """All epochs over the replies of one step; gives the mean loss of the minibatches, or the first that
-        is not a number, with the gradient of the last one in place."""
+        is not a number, with the clipped gradient of the last one in place."""
         step = int(self.state.global_step)
         # Without dropout (old and new probabilities must be of one function), unless activations are
         # recomputed, which transformers does in training mode only.
@@ -126,10 +128,12 @@ class PpoTrainer(Trainer):  # type: ignore[misc]
             losses.append(self._backward(model, batch, rows))
             if not torch.isfinite(losses[-1]):
                 return losses[-1]
+            self.norm = self.accelerator.clip_grad_norm_(
+                [*model.parameters(), *self.head.parameters()], self.args.max_grad_norm or math.inf
+            )
+            if not torch.isfinite(self.norm):
+                return self.norm
             if number + 1 < len(plan):
-                norm: Tensor = self._clip_grad_norm(model)
-                if not torch.isfinite(norm):
-                    return norm
                 self.optimizer.step()
         return torch.stack(losses).mean()
 
@@ -234,9 +238,8 @@ class PpoTrainer(Trainer):  # type: ignore[misc]
         super().log({**logs, **ours}, start_time)
 
     def _clip_grad_norm(self, model: Any) -> Any:
-        """Clip model and head together."""
-        every = [*model.parameters(), *self.head.parameters()]
-        return self.accelerator.clip_grad_norm_(every, self.args.max_grad_norm)
+        """What the last minibatch's gradient, of model and head together, was before it was clipped."""
+        return self.norm
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: a step's inputs are a number, its replies come from it."""
