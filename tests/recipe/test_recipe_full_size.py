@@ -12,6 +12,7 @@ from tutelage.lab.world import make_problems
 from tutelage.recipe.load import load_recipe
 from tutelage.recipe.run import run_recipe
 from tutelage.records import Problem, write_records
+from tutelage.report.tables import markdown
 from tutelage.students.lineage import read_training
 
 pytestmark = pytest.mark.slow
@@ -48,6 +49,7 @@ def ran(name: str, folder: Path, **own: Any) -> dict[str, Any]:
     page = (folder / "run/report.html").read_text()
     assert page.startswith("<!doctype html>") and "How did training go?" in page
     assert isinstance(found, dict)
+    assert "| stage | kind | seed | steps |" in markdown(found)
     return found
 
 

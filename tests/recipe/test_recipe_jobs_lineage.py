@@ -32,6 +32,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(lab: Path, out: Path, model: Path, **look: Any) -> Path:
     """A model after three steps on gold answers, validated on the held-out problems."""
     settings: dict[str, Any] = {"steps": 3, "batch": 4, "warmup_steps": 0, "system": "own"}
+    settings["answer"] = "Answer: {gold}"
     if look:
         held = {"problems": f"file:{lab / 'held-test.parquet'}", "every": 1, "limit": 6, "policy": SHORT}
         settings["validate_on"] = {**held, **look}

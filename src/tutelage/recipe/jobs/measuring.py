@@ -40,17 +40,16 @@ def load(path: Path, bf16: bool, threads: int) -> Student:
     return load_student(str(path), dtype="bfloat16" if bf16 else "float32")
 
 
-def allowed(ctx: JobContext[Any], problems: Sequence[Problem]) -> Seen:
+def allowed(ctx: JobContext[Any], problems: Sequence[Problem], forced: bool) -> Seen:
     """What the model has seen of `problems`; raises UsageError where it must not be measured on them."""
-    lineage = read_training(ctx.path("model"))
-    return allow(problems, lineage, forced=ctx.config.allow_chosen_on, what=f"stage {ctx.stage}")
+    return allow(problems, read_training(ctx.path("model")), forced=forced, what=f"stage {ctx.stage}")
 
 
 def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
     """Accuracy of one arm for one seed."""
     config = ctx.config
     problems = read_records(ctx.path("problems"), Problem)
-    known = allowed(ctx, problems)
+    known = allowed(ctx, problems, config.allow_chosen_on)
     student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not config.thinking or config.system is not None:
         template = replace(student.template, thinking=config.thinking and student.template.thinking)

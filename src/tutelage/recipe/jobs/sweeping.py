@@ -47,7 +47,7 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
     config, seed = ctx.config, ctx.seed or 0
     grid = grid_of(config)
     problems = read_records(ctx.path("problems"), Problem)
-    known = allowed(ctx, problems)
+    known = allowed(ctx, problems, config.allow_chosen_on)
     student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not student.template.thinking:
         raise UsageError(f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep")
