@@ -16,7 +16,7 @@ from tutelage.recipe.training import Reward
 from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import load_student
 from tutelage.think.policy import ThinkingPolicy
-from tutelage.train.grpo import Decoding
+from tutelage.train.decoding import Decoding
 
 SHORT = {"max_tokens": 12, "answer_reserve": 4, "close_text": "Answer"}
 PROBLEMS = [Problem("p", "2 + 2?", "4")]

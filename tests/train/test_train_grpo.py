@@ -24,10 +24,12 @@ from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import Student
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
-from tutelage.train import grpo
+from tutelage.train import grpo, grpo_rows
+from tutelage.train.decoding import Decoding
 from tutelage.train.drawing import Grouping
 from tutelage.train.grading import Grader
-from tutelage.train.grpo import Decoding, GrpoLoss, Reinforced, train_grpo
+from tutelage.train.grpo import Reinforced, train_grpo
+from tutelage.train.grpo_rows import GrpoLoss
 from tutelage.train.rollouts import Rollout
 from tutelage.train.settings import Keep, Lora, Optimiser
 
@@ -90,7 +92,8 @@ class Spy:
 @pytest.fixture
 def spy(monkeypatch: pytest.MonkeyPatch) -> Spy:
     found = Spy()
-    monkeypatch.setattr(grpo, "sample", found.sample)
+    for module in (grpo, grpo_rows):
+        monkeypatch.setattr(module, "sample", found.sample)
     return found
 
 

@@ -19,8 +19,8 @@ from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import Student
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
+from tutelage.train.decoding import Decoding
 from tutelage.train.grading import Grader
-from tutelage.train.grpo import Decoding
 from tutelage.train.ppo import Ppo, PpoSettings, train_ppo
 from tutelage.train.rewards import Unrewarded
 from tutelage.train.settings import Keep, Lora, Optimiser

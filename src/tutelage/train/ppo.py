@@ -24,9 +24,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from tutelage.errors import UsageError
 from tutelage.records import Problem
 from tutelage.students.pretrained import Student
+from tutelage.train.decoding import Decoding
 from tutelage.train.fit import Fitted, fit
 from tutelage.train.grading import Grader
-from tutelage.train.grpo import Decoding
 from tutelage.train.ppo_replies import Replies
 from tutelage.train.ppo_trainer import PpoSettings, PpoTrainer
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation

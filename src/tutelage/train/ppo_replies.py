@@ -16,9 +16,9 @@ from typing import Any
 from tutelage.errors import UsageError
 from tutelage.records import Problem, stable_hash
 from tutelage.students.pretrained import Student
+from tutelage.train.decoding import Decoding
 from tutelage.train.grading import Graded, Grader
 from tutelage.train.groups import in_turn
-from tutelage.train.grpo import Decoding
 from tutelage.train.rewards import finished
 from tutelage.train.rollouts import Rollout, sample
 from tutelage.train.settings import Optimiser, Progress

@@ -22,9 +22,11 @@ from tutelage.students.pretrained import Student
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
 from tutelage.train import rewards
+from tutelage.train.decoding import Decoding
 from tutelage.train.drawing import Grouping
 from tutelage.train.grading import Grader, once
-from tutelage.train.grpo import Decoding, GrpoLoss, train_grpo
+from tutelage.train.grpo import train_grpo
+from tutelage.train.grpo_rows import GrpoLoss
 from tutelage.verify.cascade import check_trace, require_checkers
 from tutelage.verify.workers import WorkerPool
 
