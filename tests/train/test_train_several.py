@@ -15,11 +15,13 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
+from tutelage.errors import UsageError
 from tutelage.recipe.single import run_single
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "cpu-two-processes.yaml")]
+TWO = CONFIGS / "cpu-two-processes.yaml"
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("several")
     run_single("lab-problems", {"train": 16, "test": 4, "min_steps": 1, "max_steps": 3}, folder / "p.parquet")
     given = {"problems": str(folder / "p.parquet")}
-    run_single("collect", {"teacher": {"kind": "lab", "style": "detailed"}}, folder / "t.parquet", inputs=given)
+    run_single(
+        "collect", {"teacher": {"kind": "lab", "style": "detailed"}}, folder / "t.parquet", inputs=given
+    )
     run_single("student", {"source": "tiny", "seed": 3}, folder / "tiny")
     return folder
 
@@ -50,9 +54,16 @@ def train(lab: Path, out: str, launch: list[str], *more: str, stage: str = "sft"
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(lab: Path) -> None:
-    one = train(lab, "one", [])
-    both = train(lab, "both", LAUNCH, "accumulate=2")
+@pytest.mark.parametrize("way", ["torchrun", "launch"])
+def test_two_processes_train_as_one_does(lab: Path, way: str) -> None:
+    """The verb started twice by torchrun, and a stage that starts its processes itself."""
+    one = train(lab, f"one-{way}", [])
+    both = (
+        train(lab, f"both-{way}", TORCHRUN, "accumulate=2")
+        if way == "torchrun"
+        else train(lab, f"both-{way}", [], "accumulate=2", f"launch={TWO}")
+    )
+    assert (one["metrics"]["processes"], both["metrics"]["processes"]) == (1, 2)
     assert len(one["metrics"]["losses"]) == 4
     for (step, alone), (again, shared) in zip(
         one["metrics"]["losses"], both["metrics"]["losses"], strict=True
@@ -60,12 +71,25 @@ def test_two_processes_train_as_one_does(lab: Path) -> None:
         assert step == again and shared == pytest.approx(alone, abs=1e-4)
     for name in ("tokens_seen", "tokens_learned", "epochs", "examples"):
         assert one["metrics"][name] == both["metrics"][name]
-    first, second = (load_file(lab / each / "model.safetensors") for each in ("one", "both"))
+    first, second = (load_file(lab / f"{each}-{way}/model.safetensors") for each in ("one", "both"))
     for name, weights in first.items():
         assert torch.allclose(weights, second[name], atol=1e-4), name
-    rows = (lab / "both-log.jsonl").read_text().splitlines()
+    rows = (lab / f"both-{way}-log.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
     assert not list(lab.glob("*.work"))
+
+
+@pytest.mark.slow
+def test_an_error_in_several_processes_is_one_line(lab: Path) -> None:
+    given = {
+        "model": str(lab / "tiny"),
+        "problems": [str(lab / "p.parquet")],
+        "traces": [str(lab / "t.parquet")],
+    }
+    settings = {"steps": 1, "system": "own", "max_length": 5, "launch": str(TWO)}
+    with pytest.raises(UsageError, match=r"^trace \w+ has \d+ tokens, more than max_length 5; raise it"):
+        run_single("sft", settings, lab / "none", inputs=given)
+    assert not (lab / "none").exists()
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -11,13 +11,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tutelage.recipe.decoding import Policy, Sampling
-from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.stage import InputPath, InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.teachers import EndpointTeacher
 
 Problems = Annotated[str, InputRef("problems")]
 Traces = Annotated[str, InputRef("traces")]
 Verdicts = Annotated[str, InputRef("verdicts")]
 Model = Annotated[str, InputRef("model")]
+LaunchFile = Annotated[str, InputPath()]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -111,17 +112,21 @@ class TraceData(TraceChoice, Training):
 
 
 class Sft(TraceData):
-    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn."""
+    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn. `launch` is an
+    accelerate configuration file: the stage then runs in the processes that it names (null: in one)."""
 
     kind: Literal["sft"]
+    launch: LaunchFile | None = None
 
 
 class MidTrain(TraceData):
     """Mid-training: next-token training on many traces packed into rows of `max_length` tokens (best fit; no
     trace sees its neighbours, none is cut). `batch` counts packed rows. `loss_on: document` also learns the
-    prompts; `reply` (default) masks them, since a drawn question carries nothing that can be learned."""
+    prompts; `reply` (default) masks them, since a drawn question carries nothing that can be learned.
+    `launch` as for `sft`."""
 
     kind: Literal["mid-train"]
+    launch: LaunchFile | None = None
     loss_on: Literal["reply", "document"] = "reply"
     per_problem: Positive = 8
 

@@ -40,7 +40,7 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> None:
     """Serve jobs until stdin closes."""
-    _die_with_parent()
+    die_with_parent()
     protocol = os.dup(1)
     requests = os.dup(0)
     os.dup2(2, 1)  # prints of libraries, also of C code, go to the log
@@ -89,8 +89,12 @@ def _log(text: str) -> None:
 
 
 def perform(job: Mapping[str, Any], send: Send) -> tuple[dict[str, Any], dict[str, str]]:
-    """Run one job here; gives its metrics and the content hash of each output. Raises whatever the stage
-    raises."""
+    """Run one job here, or in the processes that its stage asks for (`launch`); gives its metrics and the
+    content hash of each output. Raises whatever the stage raises."""
+    if job["config"].get("launch"):
+        from tutelage.recipe.launched import launch
+
+        return launch(job, send)
     last = [0.0]
 
     def progress(done: int, total: int, note: str) -> None:
@@ -163,7 +167,7 @@ def seed_everything(job_id: str) -> None:
         sys.modules["torch"].manual_seed(number)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to kill this process when its parent ends: the thread on stdin cannot run while C code
     holds the interpreter. Elsewhere that thread is all there is."""
     if sys.platform == "linux":

@@ -31,7 +31,7 @@ from tutelage.train.settings import Keep, Lora, Optimiser, Validation
 
 WORK = ".work"
 # Settings that do not change what is trained.
-_BESIDE = {"expected_s", "save_every", "trackers"}
+_BESIDE = {"expected_s", "save_every", "trackers", "launch"}
 
 
 def start(ctx: JobContext[Training]) -> Student:

@@ -27,6 +27,7 @@ from tutelage.students.pretrained import Student, load_student, save_student
 from tutelage.students.reserved import padding, with_markers
 from tutelage.students.template import REASONING_SYSTEM, Template
 from tutelage.tokens import encode_text
+from tutelage.train import ranks
 from tutelage.train.check import packed as packed_batch
 from tutelage.train.check import padded as padded_batch
 from tutelage.train.check import refuse_traps
@@ -193,6 +194,7 @@ def _finish(ctx: JobContext[Any], learned: Lessons, result: SftResult) -> dict[s
         "epochs": result.epochs,
         "packing": asdict(result.packing) if result.packing else None,
         "target": ctx.config.target,
+        "processes": ranks.processes(),
     }
     return fitting.finish(ctx, learned.student, result.fitted, numbers, learned.problems)
 
