@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import textwrap
 from dataclasses import asdict, fields
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +21,7 @@ from tutelage.recipe.jobs.collecting import build_teacher
 from tutelage.recipe.load import build_recipe, load_recipe, shipped_recipes
 from tutelage.recipe.plan import plan_jobs
 from tutelage.recipe.stages import KINDS
+from tutelage.recipe.training import Sft
 from tutelage.students.pretrained import save_student
 from tutelage.students.template import Template
 from tutelage.teachers.endpoint import EndpointTeacher
@@ -55,37 +57,62 @@ def test_the_lab_has_the_arms_seeds_and_comparisons_that_it_names() -> None:
         assert recipe.stages[stage].arm == arm  # type: ignore[attr-defined]
     assert len(recipe.seeds) >= 2
     assert recipe.stages["world"].test >= 400  # type: ignore[attr-defined]
-    trained = [each for each in recipe.stages.values() if isinstance(each, stages.Train)]
+    trained = [each for each in recipe.stages.values() if isinstance(each, Sft)]
     # The same pool, the same steps, and the same everything of the optimiser.
     same = {(each.problems, each.steps, each.batch, each.learning_rate, each.model) for each in trained}
     assert len(trained) == 6 and len(same) == 1
 
 
 def read_by(function: Any) -> set[str]:
-    """Settings and inputs that a job's function reads, or those of its module that it calls."""
-    module = inspect.getmodule(function)
-    tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
-    bodies = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Settings and inputs that a job's function reads, or those of the rooms of recipes that it calls."""
     found: set[str] = set()
-    todo, visited = [function.__name__], set()
+    todo, visited = [function], set()
     while todo:
-        name = todo.pop()
-        if name in visited or name not in bodies:
+        here = todo.pop()
+        if here in visited:
             continue
-        visited.add(name)
-        for node in ast.walk(bodies[name]):
-            if isinstance(node, ast.Name):
-                todo.append(node.id)
-            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "ctx.config"):
+        visited.add(here)
+        tree = ast.parse(textwrap.dedent(inspect.getsource(here)))
+        names = here.__globals__ | _imported_within(tree)
+        for node in ast.walk(tree):
+            called = _function_of_recipes(node, names)
+            if called is not None:
+                todo.append(called)
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "ctx.config"):
                 found.add(node.attr)
+            elif isinstance(node, ast.Attribute) and node.attr == "__dataclass_fields__":
+                # A whole record is filled from the settings of the same names.
+                found |= set(names[ast.unparse(node.value)].__dataclass_fields__)
             elif isinstance(node, ast.Call):
                 # ctx.path("problems"), and the fields that model_dump(include={...}) hands on.
-                called = ast.unparse(node.func)
-                if called in ("ctx.path", "ctx.maybe", "ctx.inputs.get", "config.model_dump", "_sources"):
+                name = ast.unparse(node.func)
+                if name in ("ctx.path", "ctx.maybe", "ctx.inputs.get", "config.model_dump", "_sources"):
                     found |= _texts(node)
             elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "ctx.inputs":
                 found |= _texts(node)
     return found
+
+
+def _imported_within(tree: ast.AST) -> dict[str, Any]:
+    """What a function imports from the package itself, by name."""
+    return {
+        each.asname or each.name: getattr(importlib.import_module(node.module), each.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tutelage.")
+        for each in node.names
+    }
+
+
+def _function_of_recipes(node: ast.AST, names: dict[str, Any]) -> Any:
+    """The function that a name or `module.name` stands for, if it is one of the package's recipes."""
+    thing = None
+    if isinstance(node, ast.Name):
+        thing = names.get(node.id)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner = names.get(node.value.id)
+        thing = getattr(owner, node.attr, None) if inspect.ismodule(owner) else None
+    ours = inspect.isfunction(thing) and thing.__module__.startswith("tutelage.recipe.jobs")
+    return thing if ours else None
 
 
 def _texts(node: ast.AST) -> set[str]:

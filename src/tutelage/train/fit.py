@@ -130,9 +130,10 @@ def _fit(
             f"the loss is not a number at step {trainer.state.global_step + 1}{where}: lower learning_rate "
             f"{optimiser.learning_rate:g}, or look at these samples{kept}"
         ) from error
-    except torch.OutOfMemoryError as error:
-        raise out_of_memory(error, optimiser) or error from error
     except Exception as error:
+        too_small = out_of_memory(error, optimiser)
+        if too_small:
+            raise too_small from error
         if keep.folder and _disk_refused(error):
             raise StorageError(
                 f"{folder}: a checkpoint cannot be written ({error}); free some space and run the same "
@@ -167,7 +168,10 @@ def common_arguments(optimiser: Optimiser, folder: Path, keep: Keep, model: Any)
         "per_device_train_batch_size": optimiser.micro_batch(ranks.processes()),
         "gradient_accumulation_steps": optimiser.accumulate,
         "learning_rate": optimiser.learning_rate,
-        "lr_scheduler_type": optimiser.schedule,
+        # transformers' "constant" has no warm-up, whatever it is told.
+        "lr_scheduler_type": "constant_with_warmup"
+        if optimiser.schedule == "constant"
+        else optimiser.schedule,
         "warmup_steps": optimiser.warmup_steps,
         "weight_decay": optimiser.weight_decay,
         "adam_beta2": optimiser.beta2,
