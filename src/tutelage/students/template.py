@@ -30,8 +30,8 @@ from tutelage.tokens import Markers, decode_ids, encode_text
 # Stand-ins for the texts while the chat template is rendered; plain words, so that no template alters them.
 _SLOTS = {"question": "tutelageslotquestion", "answer": "tutelageslotanswer"}
 _SLOT = "tutelageslot{}end"
-# One message for all that is trained to reason (Phi-4-reasoning has one too; the words are ours): long thoughts
-# have room to explore, and what follows them is one worked answer.
+# One message for all that is trained to reason (Phi-4-reasoning has one too; the words are ours): long
+# thoughts have room to explore, and what follows them is one worked answer.
 REASONING_SYSTEM = (
     "You are a careful problem solver. Reply in two parts. First the thought: explore the problem "
     "systematically, work step by step, check each result, and when something does not fit go back and try "

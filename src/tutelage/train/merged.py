@@ -1,8 +1,8 @@
 """The plain model inside a trainer's, for decoding between two steps.
 
-Promises: with a LoRA adapter the model seen within the block is a plain one whose weights are the merged ones;
-afterwards training goes on with the very same adapter and base weights (these are put back from copies, since
-adding and subtracting would round).
+Promises: with a LoRA adapter the model seen within the block is a plain one whose weights are the merged
+ones; afterwards training goes on with the very same adapter and base weights (these are put back from copies,
+since adding and subtracting would round).
 Does not: decode, or gather weights that are spread over several processes.
 """
 
@@ -19,8 +19,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 @contextmanager
 def merged(model: Any) -> Iterator[Any]:
-    """The transformers model to decode with, while `model` (plain, or with an adapter) is being trained. It is
-    in evaluation mode within the block, and as it was after it."""
+    """The transformers model to decode with, while `model` (plain, or with an adapter) is being trained. It
+    is in evaluation mode within the block, and as it was after it."""
     training = model.training
     model.eval()
     try:

@@ -45,7 +45,7 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
     torch.set_num_threads(ctx.threads)
     template = Template(**config.template.model_dump()) if config.template else None
     if config.source == "tiny":
-        found = _fresh(config.seed, template or Template())
+        found = _fresh(config.seed, template or Template(), config.width, config.layers)
     else:
         source = str(LAB_BASE) if config.source == "lab-base" else config.source
         found = load_student(source, device="cpu", template=template)
@@ -56,13 +56,18 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
     return {"source": config.source, "parameters": sum(p.numel() for p in found.model.parameters())}
 
 
-def _fresh(seed: int, template: Template) -> Student:
+def _fresh(seed: int, template: Template, width: int | None, layers: int | None) -> Student:
     from tutelage.lab.tokenizer import build_tokenizer
     from tutelage.students.tiny import TinyConfig, build_tiny
 
     tokenizer = build_tokenizer()
+    size = TinyConfig()
+    if width:  # heads of 32, as the usual size has them
+        size = replace(
+            size, width=width, heads=width // 32, feed_forward=size.feed_forward * width // size.width
+        )
     model = build_tiny(
-        TinyConfig(),
+        replace(size, layers=layers or size.layers),
         vocabulary=len(tokenizer),
         pad=tokenizer.pad_token_id,
         end=tokenizer.eos_token_id,
