@@ -39,11 +39,14 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/crash.py
 	$(BIN)/python benchmarks/decode.py --rounds 1 --batch 64
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/rollouts.py --rounds 1
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
 	$(BIN)/python benchmarks/curve.py --data $(GSM8K)/test.jsonl --questions 8 --rounds 1
+	$(BIN)/python benchmarks/train.py --data $(GSM8K)/train.jsonl --rounds 1 --steps 10
 else
 	$(BIN)/python benchmarks/curve.py --rounds 1
+	$(BIN)/python benchmarks/train.py --rounds 1 --steps 10
 	@echo "verify.py left out: give GSM8K=FOLDER, the data folder of github.com/openai/grade-school-math"
 endif
 
