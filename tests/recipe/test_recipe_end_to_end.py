@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 SMALL: dict[str, dict[str, Any]] = {
     "lab-problems": {"train": 60, "test": 40},
     "student": {"source": "tiny"},
-    "train": {"steps": 8, "warmup_steps": 2, "batch": 16},
+    "sft": {"steps": 8, "warmup_steps": 2, "batch": 16},
     "sweep": {
         **{"budgets": [0, 4], "waits": [1], "wait_strings": [". Wait", None], "votes": [1, 2]},
         **{"vote_samples": 2, "max_thinking": 24},

@@ -239,3 +239,12 @@ def test_a_budget_reaches_the_endpoint_teacher() -> None:
     settings = {**plain, "price": others["price"], "max_tokens": 9}
     assert str(made({**settings, "budget": "1.50"})["budget"]) == "1.50"
     assert made(settings)["budget"] is None
+
+
+def test_an_adapter_learns_faster_and_a_short_run_warms_up_in_half_of_it_unless_told() -> None:
+    few = {"kind": "sft", "model": "m", "problems": ["p"], "steps": 20}
+    plain, adapter = Sft(**few), Sft(**few, lora={"rank": 8})  # type: ignore[arg-type]
+    assert (plain.learning_rate, plain.warmup_steps) == (1e-5, 10)
+    assert (adapter.learning_rate, Sft(**{**few, "steps": 300}).warmup_steps) == (1e-4, 50)  # type: ignore[arg-type]
+    told = Sft(**few, lora={"rank": 8}, learning_rate=3e-4, warmup_steps=0)  # type: ignore[arg-type]
+    assert (told.learning_rate, told.warmup_steps) == (3e-4, 0)

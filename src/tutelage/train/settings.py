@@ -38,7 +38,7 @@ class Optimiser:
     steps: int
     batch: int = 32
     accumulate: int = 1
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-5
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 50
     weight_decay: float = 0.01
