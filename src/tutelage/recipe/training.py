@@ -49,6 +49,16 @@ class Validate(Settings):
     max_batch: Positive = 64
 
 
+def _rate(plain: float) -> Any:
+    """A learning rate of `plain` by default, with an adapter ten times that (TRL's advice on LoRA)."""
+    return Field(gt=0, default_factory=lambda told: 10 * plain if told.get("lora") else plain)
+
+
+def _warm_up(usual: int) -> Any:
+    """`usual` steps of warm-up by default, and never more than half of the steps."""
+    return Field(ge=0, default_factory=lambda told: min(usual, told.get("steps", usual * 2) // 2))
+
+
 class Training(StageConfig):
     """What every stage that trains `model` has. `batch` samples a step go through the model in `accumulate`
     parts. `save_every` steps are between two checkpoints (null: a tenth of the run). `trackers` names
@@ -59,33 +69,19 @@ class Training(StageConfig):
     steps: Positive
     batch: Positive = 32
     accumulate: Positive = 1
-    learning_rate: Above = 1e-5
+    lora: Lora | None = None
+    learning_rate: float = _rate(1e-5)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: Count = 50
+    warmup_steps: int = _warm_up(50)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.98
     max_grad_norm: Above = 1.0
     bf16: bool = False
     checkpointing: bool = False
-    lora: Lora | None = None
     save_every: Positive | None = None
     trackers: tuple[str, ...] = ()
     validate_on: Validate | None = None
     expected_s: float = 30.0
-
-    @model_validator(mode="before")
-    @classmethod
-    def _what_depends_on_the_rest(cls, given: Any) -> Any:
-        """Where they are not told: an adapter's learning rate is ten times that of all weights (TRL's advice
-        on LoRA), and a warm-up leaves half of the steps."""
-        if not isinstance(given, dict):
-            return given
-        found = dict(given)
-        if given.get("lora") and "learning_rate" not in given:
-            found["learning_rate"] = 10 * cls.model_fields["learning_rate"].default
-        if isinstance(given.get("steps"), int) and "warmup_steps" not in given:
-            found["warmup_steps"] = min(cls.model_fields["warmup_steps"].default, given["steps"] // 2)
-        return found
 
 
 class Mix(Settings):
@@ -279,7 +275,7 @@ class Dpo(Training):
     sft_weight: Annotated[float, Field(ge=0)] = 0.0
     max_length: Positive = 1024
     too_long: Literal["refuse", "drop"] = "refuse"
-    learning_rate: Above = 5e-7
+    learning_rate: float = _rate(5e-7)
 
 
 class Reward(Settings):
@@ -316,9 +312,9 @@ class Rl(Training):
     max_batch: Positive = 64
     clip_low: Above = 0.2
     clip_high: Above = 0.2
-    learning_rate: Above = 1e-6
+    learning_rate: float = _rate(1e-6)
     schedule: Literal["cosine", "linear", "constant"] = "constant"
-    warmup_steps: Count = 10
+    warmup_steps: int = _warm_up(10)
 
 
 class Grpo(Rl):
