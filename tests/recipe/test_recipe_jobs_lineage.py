@@ -89,7 +89,7 @@ def test_the_record_and_the_card_tell_every_stage(lab: Path, chosen: Path) -> No
     assert first["kind"] == second["kind"] == "sft" and first["steps"] == 3
     assert first["numbers"]["tokens_seen"] > first["numbers"]["tokens_learned"] > 0
     assert len(first["validations"]) == 3 and len(first["selected_on"]) == 6 and second["selected_on"] == []
-    assert first["versions"]["trl"] and first["data"] and first["settings"]["learning_rate"] == 3e-3
+    assert first["versions"]["trl"] and first["data"] and first["settings"]["learning_rate"] == 1e-5
     assert len(lineage.learned) == len(read_records(lab / "world.parquet", Problem)) == 16
     card = (chosen / "README.md").read_text()
     assert "chosen on 6 questions" in card and "16 different questions" in card
