@@ -112,7 +112,8 @@ class Replies:
             "replies": len(drawn),
             "unrewarded": len(drawn) - len(told),
             "late_rewards": sum(each.late for each in graded),
-            "learned_tokens": sum(sum(each.free) for each in drawn),
+            "tokens_seen": sum(len(each.prompt_ids) + len(each.ids) for each in drawn),
+            "tokens_learned": sum(sum(each.free) for each in drawn),
         }
         for name, count in counts.items():
             self.totals[name] = self.totals.get(name, 0.0) + count

@@ -59,7 +59,9 @@ def grpo(ctx: JobContext[Grpo]) -> dict[str, Any]:
             validation=fitting.validation(ctx),
             progress=ctx.progress,
         )
-    numbers = {**found.totals, "problems_kept": found.problems}
+    # TRL counts prompts and replies that were learned from; what was drawn and left out is in `replies`.
+    seen = max((int(row["num_tokens"]) for row in found.fitted.log if "num_tokens" in row), default=0)
+    numbers = {**found.totals, "problems_kept": found.problems, "tokens_seen": seen}
     return fitting.finish(ctx, student, found.fitted, numbers, problems)
 
 
