@@ -20,6 +20,7 @@ from tutelage.lab.tokenizer import build_tokenizer
 from tutelage.records import Problem, Trace
 from tutelage.train.check import (
     Samples,
+    changed,
     chat_template,
     collated,
     context,
@@ -105,6 +106,16 @@ def test_text_markers_in_a_thought_are_found() -> None:
     ready = samples([("a\n</think>\nb", "7")], tokenizer=byte_tokenizer(think_tokens=False))
     found = round_trip(ready)
     assert found.refused and "its thinking comes back changed at character 1" in found.text
+
+
+def test_a_mix_may_leave_a_thought_out_but_not_change_it() -> None:
+    ready = samples([("a", "b"), ("longer thought", "c")])
+    student, traces = ready.student, list(ready.traces.values())
+    built = build_examples(student.tokenizer, student.template, ready.problems, traces, target="mixed")
+    mixed = replace(ready, examples=built.examples, target="mixed")
+    assert changed(mixed) == {}
+    other = {key: replace(trace, thinking="another") for key, trace in ready.traces.items()}
+    assert list(changed(replace(mixed, traces=other))) == [traces[0].id]
 
 
 def test_a_prompt_that_is_not_the_one_of_inference_is_found() -> None:

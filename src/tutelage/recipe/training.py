@@ -95,9 +95,9 @@ class Mix(Settings):
 
 class TraceChoice(StageConfig):
     """Which traces, and how they are put to a model: of each problem the first `calls` samples, of those the
-    first `per_problem` that pass `keep`; `first` problems only (sample efficiency; null: all); target
-    `answer` drops the thinking, `mixed` that of every other trace. Without traces the gold answers are taken,
-    written as `answer`.
+    first `per_problem` that pass `keep` (`faithful`: correct, and unchanged by the tokenizer); `first`
+    problems only (sample efficiency; null: all); target `answer` drops the thinking, `mixed` that of every
+    other trace. Without traces the gold answers are taken, written as `answer`.
 
     `system`: the system message: `reasoning` (one fixed message, as Phi-4-reasoning has; needs a chat
     template), `own` (the model's), `none`, or a text. A model that is trained keeps it."""
@@ -105,7 +105,7 @@ class TraceChoice(StageConfig):
     problems: tuple[Problems, ...]
     traces: tuple[Traces, ...] = ()
     verdicts: tuple[Verdicts, ...] = ()
-    keep: Literal["all", "correct"] = "all"
+    keep: Literal["all", "correct", "faithful"] = "all"
     calls: Positive | None = None
     per_problem: Positive = 1
     first: Positive | None = None

@@ -133,27 +133,36 @@ def context_of(model: Any) -> int | None:
     return None
 
 
-def round_trip(samples: Samples) -> Finding:
-    """Render → tokenize → decode gives thinking and answer of the stored trace back, white space at their
-    ends aside; the prompt is what the engine will see."""
+def changed(samples: Samples) -> dict[str, str]:
+    """What is wrong with each trace that does not come back from its tokens, by trace id: render → tokenize →
+    decode gives thinking and answer of the stored trace, white space at their ends aside, and the prompt is
+    what the engine will see."""
     tokenizer, template = samples.student.tokenizer, samples.student.template
     prompts = samples.prompts
-    faults: list[str] = []
+    faults: dict[str, str] = {}
     for example in samples.examples:
         trace, prompt = samples.traces[example.trace_id], prompts[example.problem_id]
         if example.input_ids[: len(prompt)] != prompt:
-            faults.append(f"trace {visible(trace.id)}: its prompt is not the one that the engine would make")
+            faults[trace.id] = "its prompt is not the one that the engine would make"
             continue
         thinking, answer = split_completion(tokenizer, template, example.input_ids[len(prompt) :])
-        wanted = trace.thinking if samples.target == "thinking" and template.thinking else ""
+        thinks = template.thinking and samples.target != "answer"
+        wanted = trace.thinking if thinks and not (samples.target == "mixed" and not thinking) else ""
         for field, stored, got in (("thinking", wanted, thinking), ("answer", trace.answer, answer)):
             if _clean(stored) != got:
-                faults.append(f"trace {visible(trace.id)}: its {field} {_difference(_clean(stored), got)}")
+                faults[trace.id] = f"its {field} {_difference(_clean(stored), got)}"
                 break
+    return faults
+
+
+def round_trip(samples: Samples) -> Finding:
+    """Every trace comes back from its tokens (see `changed`)."""
+    faults = changed(samples)
     if faults:
         share = f"{len(faults)} of {len(samples.examples)} samples do not come back from their tokens"
-        text = f"{share}; {faults[0]}; use another tokenizer or leave such traces out"
-        return Finding("round trip", True, text)
+        trace, fault = next(iter(faults.items()))
+        text = f"{share}; trace {visible(trace)}: {fault}; use another tokenizer, or leave such traces out "
+        return Finding("round trip", True, f"{text}(keep: faithful)")
     return Finding("round trip", False, f"all {len(samples.examples)} samples decode to their stored traces")
 
 

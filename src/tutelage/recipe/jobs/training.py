@@ -28,9 +28,9 @@ from tutelage.students.reserved import padding, with_markers
 from tutelage.students.template import REASONING_SYSTEM, Template
 from tutelage.tokens import encode_text
 from tutelage.train import ranks
+from tutelage.train.check import Samples, changed, refuse_traps
 from tutelage.train.check import packed as packed_batch
 from tutelage.train.check import padded as padded_batch
-from tutelage.train.check import refuse_traps
 from tutelage.train.dry import dry_pass, longest
 from tutelage.train.examples import ExampleSet, LossOn, build_examples, gold_traces
 from tutelage.train.mixing import mix
@@ -143,6 +143,13 @@ def lessons(ctx: JobContext[TraceChoice], begun: Student, loss_on: LossOn = "rep
         too_long=config.too_long,
         loss_on=loss_on,
     )
+    if config.keep == "faithful":
+        known = {trace.id: trace for trace in chosen}
+        left_out = changed(Samples(student, by_id(problems), known, made.examples, config.target))
+        made = replace(made, examples=[each for each in made.examples if each.trace_id not in left_out])
+        numbers["changed"] = len(left_out)
+        if not made.examples:
+            raise UsageError("every trace is changed by the student's tokenizer; use another one")
     used = {example.problem_id for example in made.examples}
     numbers |= {"problems": len(used), "examples": len(made.examples), "too_long": len(made.too_long)}
     return Lessons(student, made, chosen, [each for each in problems if each.id in used], numbers)
@@ -223,7 +230,7 @@ def _choose(ctx: JobContext[TraceChoice], problems: list[Problem]) -> tuple[list
     kept, drops = reject(
         calls,
         [v for v in verdicts if v.trace_id in used],
-        keep=config.keep,
+        keep="all" if config.keep == "all" else "correct",
         per_problem=config.per_problem,
     )
     learnable = [t for t in kept if t.answer.strip()]
