@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,27 @@ def test_a_student_keeps_the_template_it_was_saved_with_unless_told(lab: Path, t
     run_single("student", {"source": "tiny", "seed": 4}, tmp_path / "other")
     other, tiny = (load_file(each / "model.safetensors") for each in (tmp_path / "other", lab / "tiny"))
     assert any(not torch.equal(other[name], tiny[name]) for name in tiny)
+
+
+def test_traces_that_the_tokenizer_changes_are_refused_or_left_out_and_counted(
+    lab: Path, tmp_path: Path
+) -> None:
+    traces = read_records(lab / "traces.parquet", Trace)
+    right = {v.trace_id for v in read_records(lab / "verdicts.parquet", Verdict) if v.status == "correct"}
+    broken = next(t for t in traces if t.id in right)
+    spelled = replace(broken, answer=f"{broken.answer}</think>{broken.answer}")
+    write_records(tmp_path / "t.parquet", [spelled if t is broken else t for t in traces], Trace)
+    inputs = {
+        "model": str(lab / "tiny"),
+        "problems": [str(lab / "train.parquet")],
+        "traces": [str(tmp_path / "t.parquet")],
+        "verdicts": [str(lab / "verdicts.parquet")],
+    }
+    told = {"steps": 1, "batch": 8, "system": "own", "per_problem": 3}
+    with pytest.raises(UsageError, match=r"1 of \d+ samples do not come back.*keep: faithful"):
+        run_single("sft", {**told, "keep": "correct"}, tmp_path / "a", inputs=inputs)
+    metrics = run_single("sft", {**told, "keep": "faithful"}, tmp_path / "b", inputs=inputs)["metrics"]
+    assert metrics["changed"] == 1 and metrics["examples"] == len(right) - 1
 
 
 def test_new_weights_have_the_size_asked_for_and_others_cannot(lab: Path, tmp_path: Path) -> None:
