@@ -184,6 +184,7 @@ def test_a_run_folder_of_an_older_version_is_refused_and_left_as_it_is(folder: P
     assert sorted((path, path.stat().st_mtime_ns) for path in (folder / "out").rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_second_process_on_a_run_folder_says_who_holds_it(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a teacher that never replies
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
@@ -221,6 +222,7 @@ def small_disk(at: Path) -> Iterator[tuple[Callable[[], None] | None, Callable[[
         subprocess.run(["umount", "--lazy", str(at)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk") as (before, make_room):
         (tmp_path / "r.yaml").write_text(LAB)

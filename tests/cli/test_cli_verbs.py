@@ -185,6 +185,7 @@ def test_compare_refuses_what_is_not_comparable(tmp_path: Path) -> None:
     assert code == 2 and "none.parquet: holds no verdicts" in err
 
 
+@pytest.mark.slow
 def test_report_runs_only_the_report_again(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "name: r\nstages:\n  one: {kind: make}\n  page: {kind: page, parts: [one]}\n"

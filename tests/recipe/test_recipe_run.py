@@ -248,6 +248,7 @@ def test_ctrl_c_keeps_finished_work_and_says_how_to_continue(tmp_path: Path) -> 
     assert manifest["attempts"][-1]["ended"] == "interrupted"
 
 
+@pytest.mark.slow
 def test_kill_9_leaves_no_orphan_and_the_same_command_continues(tmp_path: Path) -> None:
     process = _start(tmp_path, {"kind": "mischief", "what": "orphans"}, wait_for="slow")
     pids = tmp_path / "pids.txt"
@@ -306,6 +307,7 @@ def test_kill_9_at_random_moments_ends_in_the_same_results(tmp_path: Path) -> No
         assert (tmp_path / "killed/run" / path).read_bytes() == (tmp_path / "whole/run" / path).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_no_control_codes_from_a_job(tmp_path: Path) -> None:
     for terminal in (True, False):
         text = io.StringIO()

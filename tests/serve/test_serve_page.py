@@ -173,6 +173,7 @@ def test_the_slider_runs_from_none_over_doublings_to_no_limit(watch: Watch, serv
     assert "share 100 tokens" in page.locator("#about").inner_text()
 
 
+@pytest.mark.slow
 def test_two_settings_stream_at_the_same_time(watch: Watch, server: PageServer) -> None:
     page = opened(watch, server)
     page.get_by_label("Compare two settings").check()
@@ -249,6 +250,7 @@ REFUSALS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 ]
 
 
+@pytest.mark.slow
 def test_a_refusal_is_shown_in_the_servers_words(watch: Watch, server: PageServer) -> None:
     page = opened(watch, server)
     problem = page.get_by_role("alert").filter(visible=True)

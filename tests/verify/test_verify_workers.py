@@ -113,6 +113,7 @@ def test_a_users_verdict_keeps_its_reason_and_gets_the_right_ids(pool: WorkerPoo
     assert (verdict.trace_id, verdict.problem_id, verdict.extracted) == ("t", "p", "7")
 
 
+@pytest.mark.slow
 def test_failures_are_undecided_with_the_reason_and_the_pool_goes_on(pool: WorkerPool, checker: str) -> None:
     pool.load(load_request(checker))
     assert pool.memory_limited is (sys.platform != "darwin")
@@ -244,6 +245,7 @@ def test_settings_that_cannot_work_are_refused(wrong: dict[str, float]) -> None:
         WorkerPool(**wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_caller_that_holds_much_memory_does_not_wear_out_its_workers() -> None:
     # Linux hands the largest size of a process on to what it starts.
     text = (
