@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, clean_text, stable_hash
 from tutelage.teachers.replies import is_truncated
-from tutelage.train.pairs import Pair, PairSet
+from tutelage.train.pairs import Pair, PairSet, paired
 from tutelage.verify.llm_judge import Ask, NoReply, Progress, labels_for
 
 if TYPE_CHECKING:
@@ -302,23 +302,10 @@ def _best_apart(
         elif min(gaps) > 0 or max(gaps) < 0:
             good, bad = (one, other) if gaps[0] > 0 else (other, one)
             told = [{"chosen": look[good].told(), "rejected": look[bad].told()} for look in looks]
-            found.append((abs(sum(gaps)), _pair(rollouts[good], rollouts[bad], {"by": by, "looks": told})))
+            found.append(
+                (abs(sum(gaps)), paired(rollouts[good], rollouts[bad], "judge", {"by": by, "looks": told}))
+            )
         else:
             left_out["the two orders disagree"] += 1
     found.sort(key=lambda pair: -pair[0])
     return [pair for _, pair in found[:most]]
-
-
-def _pair(good: Rollout, bad: Rollout, evidence: Mapping[str, Any]) -> Pair:
-    return Pair(
-        problem_id=good.trace.problem_id,
-        prompt_ids=good.prompt_ids,
-        chosen_ids=good.ids,
-        rejected_ids=bad.ids,
-        chosen_free=good.free,
-        rejected_free=bad.free,
-        method="judge",
-        chosen_trace=good.trace.id,
-        rejected_trace=bad.trace.id,
-        evidence=evidence,
-    )

@@ -116,7 +116,15 @@ def rollout_pairs(
         chosen = list(_spread(right, wrong, per_problem, length_ratio, drawn))
         if not chosen:
             left_out["problems whose replies differ too much in length"] += 1
-        pairs += [_pair(good, bad) for good, bad in chosen]
+        pairs += [
+            paired(
+                good,
+                bad,
+                "rollout",
+                {"chosen": "correct", "rejected": "incorrect", "rejected_finish": bad.trace.finish_reason},
+            )
+            for good, bad in chosen
+        ]
     return PairSet(pairs, left_out=dict(left_out))
 
 
@@ -155,7 +163,10 @@ def _ratio(one: int, other: int) -> float:
     return max(one, other) / max(1, min(one, other))
 
 
-def _pair(good: Rollout, bad: Rollout) -> Pair:
+def paired(good: Rollout, bad: Rollout, method: Method, evidence: Mapping[str, Any]) -> Pair:
+    """The pair of a better and a worse rollout of one problem.
+
+    Raises UsageError when they answer it under two prompts."""
     if good.prompt_ids != bad.prompt_ids:
         raise UsageError(
             f"rollouts {good.trace.id} and {bad.trace.id} answer one problem under two prompts; "
@@ -168,10 +179,10 @@ def _pair(good: Rollout, bad: Rollout) -> Pair:
         rejected_ids=bad.ids,
         chosen_free=good.free,
         rejected_free=bad.free,
-        method="rollout",
+        method=method,
         chosen_trace=good.trace.id,
         rejected_trace=bad.trace.id,
-        evidence={"chosen": "correct", "rejected": "incorrect", "rejected_finish": bad.trace.finish_reason},
+        evidence=evidence,
     )
 
 

@@ -56,22 +56,10 @@ def keep(ctx: JobContext[Training]) -> Keep:
     model = ctx.outputs["model"]
     return Keep(
         folder=model.with_name(model.name + WORK),
-        mark=stable_hash(_settings(ctx.config), _inputs(ctx), ctx.seed),
+        mark=stable_hash(plain_settings(ctx.config), _inputs(ctx), ctx.seed),
         every=ctx.config.save_every,
         trackers=ctx.config.trackers,
     )
-
-
-def _settings(config: Training) -> dict[str, Any]:
-    """The settings that decide what is trained, without places of files."""
-    settings = config.model_dump(mode="json", exclude=_BESIDE)
-    for each in marked(config):
-        target: Any = settings
-        for part in each.place[:-1]:
-            target = target[part]
-        if each.value.startswith(FILE_PREFIX) or Path(each.value).is_absolute():
-            target[each.place[-1]] = Path(each.value.removeprefix(FILE_PREFIX)).name
-    return settings
 
 
 def _inputs(ctx: JobContext[Training]) -> dict[str, str | None]:
@@ -125,14 +113,12 @@ def plain_settings(config: Training) -> dict[str, Any]:
 def data_hash(ctx: JobContext[Training]) -> str:
     """The content of everything that the stage learned from. Verdicts are left out: they hold the seconds
     that judging took, and what they chose is in the counts."""
-    return stable_hash(
-        {
-            f"{name}.{source.key}": content_hash(source.path)
-            for name, sources in sorted(ctx.inputs.items())
-            for source in sources
-            if name not in {"model", "verdicts"}
-        }
-    )
+    learned = {
+        name: each
+        for name, each in _inputs(ctx).items()
+        if name.rpartition(".")[0] not in {"model", "verdicts"}
+    }
+    return stable_hash(learned)
 
 
 def finish(
