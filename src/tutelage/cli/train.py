@@ -16,7 +16,7 @@ STAGES = ("mid-train", "sft", "score", "distill", "rollouts", "pairs", "dpo", "g
 
 def train(
     out: Out,
-    stage: Annotated[str, typer.Argument(metavar="[STAGE]", help=f"One of {', '.join(STAGES)}.")] = "sft",
+    stage: Annotated[str, typer.Argument(metavar="STAGE", help=f"One of {', '.join(STAGES)}.")] = "sft",
     model: Annotated[
         str | None,
         typer.Option("--model", help="The student: a folder, a Hub name, a GGUF file, or gguf:PACKAGE."),
