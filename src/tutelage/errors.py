@@ -9,6 +9,7 @@ Does not: log, retry or print.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,3 +47,31 @@ class StorageError(PartialError):
 
 class BudgetError(PartialError):
     """The money cap is reached; nothing was bought beyond it."""
+
+
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_REFUSALS = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Read-only file system",
+    "PytorchStreamWriter failed",
+)
+
+
+def storage_error(error: BaseException, what: str) -> StorageError | None:
+    """A StorageError if `error`, or what caused it, says that the disk is full or read-only; else None.
+
+    Libraries in Rust and C++ wrap the error number in text, so the text counts too."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, StorageError):
+            return seen
+        full = isinstance(seen, OSError) and seen.errno in _REFUSED
+        if full or any(words in str(seen) for words in _REFUSALS):
+            detail = (seen.strerror if isinstance(seen, OSError) else None) or "no space left on device"
+            return StorageError(
+                f"{what}: cannot write ({detail}); free some space and run the same command again"
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None

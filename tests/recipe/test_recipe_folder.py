@@ -9,8 +9,8 @@ from pathlib import Path
 import fake_stages
 import pytest
 
-from tutelage.errors import StorageError, UsageError
-from tutelage.recipe.files import content_hash, replace_folder, storage_error, write_text
+from tutelage.errors import StorageError, UsageError, storage_error
+from tutelage.recipe.files import content_hash, replace_folder, write_text
 from tutelage.recipe.load import build_recipe
 from tutelage.recipe.lock import run_lock
 from tutelage.recipe.manifest import open_manifest

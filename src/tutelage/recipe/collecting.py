@@ -14,8 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import PartialError, UsageError
-from tutelage.recipe.files import storage_error
+from tutelage.errors import PartialError, UsageError, storage_error
 from tutelage.recipe.single import run_single
 from tutelage.recipe.stage import Progress, Settings
 from tutelage.recipe.stages import Collect

@@ -7,7 +7,6 @@ Does not: know what the files mean.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -15,28 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tutelage.errors import StorageError
+from tutelage.errors import StorageError, storage_error
 
 PARTIAL = ".partial"
-_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
-
-
-def storage_error(error: BaseException, what: str) -> StorageError | None:
-    """A StorageError if `error`, or what caused it, says that the disk is full or read-only; else None.
-
-    Libraries in Rust and C++ wrap the error number in text, so the text counts too."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, StorageError):
-            return seen
-        full = isinstance(seen, OSError) and seen.errno in _REFUSED
-        if full or "No space left on device" in str(seen) or "Disk quota exceeded" in str(seen):
-            detail = (seen.strerror if isinstance(seen, OSError) else None) or "no space left on device"
-            return StorageError(
-                f"{what}: cannot write ({detail}); free some space and run the same command again"
-            )
-        seen = seen.__cause__ or seen.__context__
-    return None
 
 
 def write_text(path: Path, text: str, *, sync: bool = True) -> None:

@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from tutelage.errors import UsageError
-from tutelage.recipe.files import storage_error
+from tutelage.errors import UsageError, storage_error
 
 
 @contextlib.contextmanager

@@ -20,10 +20,10 @@ from typing import IO, Any, Literal
 
 from rich.console import Console
 
-from tutelage.errors import UsageError
+from tutelage.errors import UsageError, storage_error
 from tutelage.recipe.display import Display, duration
 from tutelage.recipe.estimate import ranks, remaining, scale, time_left
-from tutelage.recipe.files import storage_error, write_text
+from tutelage.recipe.files import write_text
 from tutelage.recipe.load import Recipe
 from tutelage.recipe.lock import run_lock
 from tutelage.recipe.manifest import (

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
-from tutelage.errors import PartialError, UsageError
-from tutelage.recipe.files import storage_error
+from tutelage.errors import PartialError, UsageError, storage_error
 from tutelage.recipe.load import FILE_PREFIX, build_recipe
 from tutelage.recipe.plan import plan_jobs
 from tutelage.recipe.pool import job_message

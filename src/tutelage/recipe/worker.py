@@ -29,8 +29,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.errors import PartialError, TutelageError
-from tutelage.recipe.files import PARTIAL, content_hash, remove, storage_error
+from tutelage.errors import PartialError, TutelageError, storage_error
+from tutelage.recipe.files import PARTIAL, content_hash, remove
 from tutelage.recipe.stage import JobContext, Source, load_dotted
 
 Send = Callable[[dict[str, Any]], None]

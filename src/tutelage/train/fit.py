@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging as hf_logging
 
-from tutelage.errors import StorageError, UsageError
+from tutelage.errors import StorageError, UsageError, storage_error
 from tutelage.students.pretrained import Student
 from tutelage.train import ranks
 from tutelage.train.checkpoints import Resumed, open_folder, seal
@@ -134,7 +134,7 @@ def _fit(
         too_small = out_of_memory(error, optimiser)
         if too_small:
             raise too_small from error
-        if keep.folder and _disk_refused(error):
+        if keep.folder and _disk_refused(error, folder):
             raise StorageError(
                 f"{folder}: a checkpoint cannot be written ({error}); free some space and run the same "
                 "command again, it goes on at the last whole checkpoint"
@@ -241,10 +241,10 @@ def _check_losses(trainer: Trainer) -> None:
     trainer.training_step = step
 
 
-def _disk_refused(error: BaseException) -> bool:
-    text = f"{error} {error.__cause__ or ''}"
-    words = ("No space left", "Disk quota", "File too large", "PytorchStreamWriter", "Read-only file system")
-    return isinstance(error, OSError) or any(word in text for word in words)
+def _disk_refused(error: Exception, folder: Path) -> bool:
+    """Whether the disk or the folder of checkpoints is what failed; not a socket or somebody's file."""
+    ours = isinstance(error, OSError) and str(error.filename or "").startswith(str(folder))
+    return ours or storage_error(error, str(folder)) is not None
 
 
 class _Watch(TrainerCallback):  # type: ignore[misc]
