@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import UsageError
+from tutelage.think.effort import Effort, Exit
 
 if TYPE_CHECKING:
     from tutelage.students.template import Template
@@ -62,6 +63,9 @@ class ThinkingPolicy:
     answer_reserve: int = 32
     think_open: str | None = None
     think_close: str | None = None
+    num_steps: int | None = None
+    exit: str | None = None
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.wait, list):
@@ -81,6 +85,11 @@ class ThinkingPolicy:
         self._check_lengths()
         self._check_waits()
         self._check_close()
+        if self.exit is not None and not isinstance(self.exit, str):
+            raise UsageError(f"thinking policy: exit must be text such as kl:5e-4, not {self.exit!r}")
+        if not isinstance(self.continuous, bool):
+            raise UsageError(f"thinking policy: continuous must be true or false, not {self.continuous!r}")
+        _ = self.effort
         if (self.think_open is None) != (self.think_close is None):
             raise UsageError("thinking policy: give both of think_open and think_close, or none of them")
         if self.think_open is not None and not (self.think_open.strip() and (self.think_close or "").strip()):
@@ -138,6 +147,11 @@ class ThinkingPolicy:
     def rank(self) -> int | None:
         """K of `close` "rank:K", else None."""
         return int(self.close.removeprefix("rank:")) if self.close.startswith("rank:") else None
+
+    @property
+    def effort(self) -> Effort:
+        """How deep each token is thought about. Raises UsageError for an effort that makes no sense."""
+        return Effort(self.num_steps, Exit.parse(self.exit) if self.exit else None, self.continuous)
 
     @property
     def refuses(self) -> bool:

@@ -1,0 +1,68 @@
+"""How deep a training step goes: depths drawn around a mean, equal on all workers.
+
+Promises: the same (seed, step) gives the same depth on every machine and after a restart; drawing leaves the
+global random state alone.
+Does not: know a model or a trainer; a trainer tells the clock its step and the mean of the moment.
+
+Source: Geiping et al. 2025, section 3.3: λ ~ LogNormal(ln r̄ − σ²/2, σ) with σ = 0.5, r ~ Poisson(λ) + 1, of
+which the last min(k, r) steps carry a gradient. The mean of r is r̄ + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+
+import numpy as np
+
+from tutelage.errors import UsageError
+
+SIGMA = 0.5
+NumSteps = int | Sequence[int] | None
+"""r: so many steps, with gradient wherever gradients are on; (n, k): n without, then k with; None: see
+`Clock`."""
+
+
+def sample_steps(step: int, mean: int, backprop: int, seed: int = 0) -> tuple[int, int]:
+    """The depth (n, k) of training step number `step`: n steps without gradient, then k ≤ `backprop` with
+    it, around the mean r̄ = `mean`."""
+    draw = np.random.default_rng([seed, step])
+    rate = draw.lognormal(log(mean) - SIGMA**2 / 2, SIGMA)
+    steps = int(draw.poisson(rate)) + 1
+    kept = min(steps, backprop)
+    return steps - kept, kept
+
+
+def read_steps(num_steps: int | Sequence[int]) -> tuple[int, int]:
+    """(n, k) of a depth argument that is not None. Raises UsageError for a depth below 1."""
+    if isinstance(num_steps, bool):
+        raise UsageError(f"num_steps is {num_steps}; write a number of steps, a pair (n, k) or None")
+    if isinstance(num_steps, int):
+        free, kept = 0, num_steps
+    else:
+        pair = [int(each) for each in num_steps]
+        if len(pair) != 2:
+            raise UsageError(f"num_steps is {tuple(pair)}; write a number of steps, a pair (n, k) or None")
+        free, kept = pair
+    if free < 0 or kept < 0 or free + kept < 1:
+        raise UsageError(f"num_steps is {num_steps}; the core runs at least once, so write 1 or more")
+    return free, kept
+
+
+@dataclass(slots=True)
+class Clock:
+    """Which depth a training step has. Each draw counts the clock up, so that a bare loop works; a trainer
+    sets `step` and the means of a curriculum before each optimiser step, and all draws of a step differ by
+    `step` alone."""
+
+    mean: int
+    backprop: int
+    seed: int = 0
+    step: int = 0
+
+    def draw(self) -> tuple[int, int]:
+        """The next (n, k)."""
+        steps = sample_steps(self.step, self.mean, self.backprop, self.seed)
+        self.step += 1
+        return steps

@@ -1,0 +1,328 @@
+"""A causal language model that passes through its core as often as it is told to.
+
+    e = prelude(scale · embed(ids));  s ← s₀;  r times: s ← core(adapter(s, e));  logits = head(norm(coda(s)))
+
+Promises: correct with any attention mask: a padded batch gives each row the logits that it has alone; the
+depth is an explicit argument, and what carries a gradient is what was asked for; in evaluation the initial
+state is a fixed function of a token's position, so that the same text gives the same logits.
+Does not: decide when a token has been thought about enough (see `exits`, and the engine's backend), or train.
+
+Written from Geiping et al. 2025 (arXiv 2502.05171), section 3 and appendix A, with the blocks of Llama
+as McLeish et al. 2025 (arXiv 2511.07384) loop them for `block="pre"`.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import slice_logits_to_keep
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from tutelage.errors import UsageError
+from tutelage.students.recurrent.cache import LoopCache
+from tutelage.students.recurrent.config import RecurrentDepthConfig
+from tutelage.students.recurrent.depth import Clock, NumSteps, read_steps
+from tutelage.students.recurrent.layers import Block
+
+# Positions with initial states of their own, after which they repeat; and where a draw is cut, in deviations.
+_STATES = 1024
+_CUT = 3.0
+# How far from [I, 0.5 I] the adapter starts with adapter_init "identity".
+_NEAR = 0.02
+
+
+@dataclass
+class RecurrentDepthOutput(ModelOutput):  # type: ignore[misc]
+    """`loss` (), where labels were given; `logits` (rows, tokens, vocabulary); `state` (rows, tokens, width),
+    the last state of the loop before any norm; `steps` (n, k) that were made without and with gradient."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    state: Tensor | None = None
+    steps: tuple[int, int] | None = None
+
+
+@dataclass
+class BackboneOutput(ModelOutput):  # type: ignore[misc]
+    """`last_hidden_state` (rows, tokens, width) is what the head reads; the rest as in
+    `RecurrentDepthOutput`."""
+
+    last_hidden_state: Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
+    state: Tensor | None = None
+    steps: tuple[int, int] | None = None
+
+
+class Adapter(nn.Module):
+    """Joins state and embedding: a matrix over their concatenation, or their sum."""
+
+    def __init__(self, config: RecurrentDepthConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.linear = nn.Linear(2 * width, width, bias=False) if config.adapter == "linear" else None
+
+    def forward(self, state: Tensor, embedded: Tensor) -> Tensor:
+        """Two of (rows, tokens, width) → one."""
+        if self.linear is None:
+            return state + embedded
+        out: Tensor = self.linear(torch.cat([state, embedded], dim=-1))
+        return out
+
+
+class RecurrentDepthPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What transformers wants to know of the family, and how weights start (Geiping et al. 2025, appendix A):
+    standard deviation √(2/5d), output projections divided by √(2 · depth at the mean)."""
+
+    config: RecurrentDepthConfig
+    config_class = RecurrentDepthConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[list[str]] = ["Block"]
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        config = self.config
+        std = sqrt(2 / (5 * config.hidden_size))
+        if isinstance(module, nn.Linear):
+            role = getattr(module, "role", None)
+            if role == "adapter" and config.adapter_init == "identity":
+                init.normal_(module.weight, std=_NEAR / sqrt(config.hidden_size))
+                if not getattr(module.weight, "_is_hf_initialized", False):
+                    eye = torch.eye(config.hidden_size).to(module.weight)
+                    module.weight.add_(torch.cat([eye, 0.5 * eye], dim=1))
+            else:
+                depth = config.depth(config.mean_recurrence)
+                init.normal_(module.weight, std=std / sqrt(2 * depth) if role == "output" else std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=std)
+        else:
+            super()._init_weights(module)
+
+
+class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
+    """Everything but the head. The depth of training steps is drawn here, from `clock`, because trainers call
+    the backbone without the head."""
+
+    def __init__(self, config: RecurrentDepthConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.prelude = nn.ModuleList([Block(config) for _ in range(config.num_prelude_layers)])
+        self.adapter = Adapter(config)
+        self.core = nn.ModuleList([Block(config) for _ in range(config.num_core_layers)])
+        self.coda = nn.ModuleList([Block(config) for _ in range(config.num_coda_layers)])
+        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.clock = Clock(config.mean_recurrence, config.mean_backprop_depth)
+        self._states: Tensor | None = None
+        block: Any
+        for block in [*self.prelude, *self.core, *self.coda]:
+            block.self_attn.o_proj.role = block.mlp.down_proj.role = "output"  # for their first weights
+        if self.adapter.linear is not None:
+            setattr(self.adapter.linear, "role", "adapter")  # noqa: B010 - modules take any attribute
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding."""
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put another embedding in its place."""
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: LoopCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        num_steps: NumSteps = None,
+        initial_state: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        """As `RecurrentDepthForCausalLM.forward`, without head and loss."""
+        free, kept = self.steps(num_steps)
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if past_key_values is None and use_cache and not (self.training and self.gradient_checkpointing):
+            past_key_values = LoopCache(self.config)
+        if past_key_values is not None and not isinstance(past_key_values, LoopCache):
+            raise UsageError(
+                f"{type(past_key_values).__name__} does not know of loops; give a LoopCache, or none"
+            )
+        past = 0
+        if past_key_values is not None:
+            past_key_values.begin()
+            past = past_key_values.get_seq_length()
+        if position_ids is None:
+            position_ids = _positions(inputs_embeds, attention_mask, past)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        scaled = inputs_embeds * self.config.embedding_scale
+        rotation = self.rotary_emb(scaled, position_ids=position_ids)
+        through = (rotation, mask, past_key_values)
+        embedded = scaled
+        for number, block in enumerate(self.prelude):
+            embedded = block(embedded, *through, number)
+        state = self.first_state(embedded, position_ids) if initial_state is None else initial_state
+        with torch.no_grad() if free else nullcontext():
+            for step in range(free):
+                state = self.once(state, embedded, step, *through)
+        for step in range(free, free + kept):
+            state = self.once(state, embedded, step, *through)
+        hidden = self.norm(state) if self.config.norm_after_core == "exit" else state
+        for number, block in enumerate(self.coda, start=len(self.prelude)):
+            hidden = block(hidden, *through, number)
+        if past_key_values is not None:
+            past_key_values.settle(free + kept)
+        return BackboneOutput(
+            last_hidden_state=self.norm(hidden),
+            past_key_values=past_key_values,
+            state=state,
+            steps=(free, kept),
+        )
+
+    def once(
+        self,
+        state: Tensor,
+        embedded: Tensor,
+        step: int,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: LoopCache | None,
+    ) -> Tensor:
+        """One pass of the core over `state`, step number `step` from 0."""
+        x = self.adapter(state, embedded)
+        for number, block in enumerate(self.core):
+            x = block(x, rotation, mask, cache, 0 if cache is None else cache.place(step, number))
+        out: Tensor = self.norm(x) if self.config.norm_after_core == "every" else x
+        return out
+
+    def steps(self, num_steps: NumSteps) -> tuple[int, int]:
+        """The depth (n, k) that `num_steps` means now: None is drawn in training, and the mean otherwise.
+        Raises UsageError for a depth that the model does not have."""
+        if num_steps is None:
+            if self.training:
+                return self.clock.draw()
+            num_steps = self.config.mean_recurrence
+        free, kept = read_steps(num_steps)
+        self.config.check_steps(free + kept)
+        return free, kept
+
+    def first_state(self, like: Tensor, position_ids: Tensor) -> Tensor:
+        """The initial state s₀, of the shape of `like` (rows, tokens, width): a truncated normal, drawn anew
+        in training; in evaluation a fixed draw per position."""
+        std = self.config.state_std
+        if std == 0:
+            return torch.zeros_like(like)
+        if self.training:
+            fresh = torch.empty(like.shape, dtype=torch.float32, device=like.device)
+            return nn.init.trunc_normal_(fresh, std=std, a=-_CUT * std, b=_CUT * std).to(like.dtype)
+        if self._states is None or self._states.device != like.device:
+            draw = torch.Generator().manual_seed(self.config.state_seed)
+            table = torch.empty(_STATES, like.shape[-1])
+            nn.init.trunc_normal_(table, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
+            self._states = table.to(like.device)
+        found: Tensor = self._states[position_ids % _STATES].to(like.dtype)
+        return found.expand(like.shape)
+
+
+class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):  # type: ignore[misc]
+    """The backbone with a head; what `generate` of transformers and the engine run."""
+
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: RecurrentDepthConfig) -> None:
+        super().__init__(config)
+        self.model = RecurrentDepthModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: LoopCache | None = None,
+        inputs_embeds: Tensor | None = None,
+        num_steps: NumSteps = None,
+        initial_state: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> RecurrentDepthOutput:
+        """Scores of `input_ids` (rows, tokens).
+
+        `num_steps`: r, with gradient wherever gradients are on; a pair (n, k): n without, then k with; None:
+        drawn in training (see `depth`), the configuration's mean in evaluation. `attention_mask` (rows,
+        tokens so far), 1 for real tokens; positions count real tokens where `position_ids` are not given.
+        `initial_state` (rows, tokens, width) starts the loop. `labels` (rows, tokens), -100 where there is
+        none, are shifted here: the token at i is predicted at i - 1. Raises UsageError for an impossible
+        depth."""
+        found = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            num_steps=num_steps,
+            initial_state=initial_state,
+            use_cache=use_cache,
+        )
+        logits = self.lm_head(slice_logits_to_keep(found.last_hidden_state, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.vocab_size, **kwargs)
+        return RecurrentDepthOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=found.past_key_values,
+            state=found.state,
+            steps=found.steps,
+        )
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = LoopCache(self.config)
+
+
+def _positions(like: Tensor, attention_mask: Tensor | None, past: int) -> Tensor:
+    """Positions (rows or 1, tokens): of real tokens alone, where the mask says which these are."""
+    tokens = like.shape[1]
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -tokens:]
+    return torch.arange(past, past + tokens, device=like.device)[None]

@@ -1,0 +1,96 @@
+"""Effort in loops: how often a recurrent-depth model passes through its core, and when a token may stop.
+
+Promises: frozen values, spelled alike in recipes, on the command line and on the wire; a threshold, step or
+name that makes no sense is refused with what there is. No heavy import.
+Does not: measure whether a state has settled (see `students.recurrent.exits`), or run a model.
+
+    kl:5e-4                 stop when KL(p_t || p_{t-1}) of successive predictions falls below the threshold
+    state:0.03              ... when the state's relative change |s_t - s_{t-1}| / |s_t| does
+    argmax:5                ... when the likeliest token has been the same for so many steps
+    acceleration:0.03       ... when the change of the change, relative to the state, does
+    kl:5e-4,min=4,every=2   never before step 4, and looked at every second step
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from tutelage.errors import UsageError
+
+Criterion = Literal["kl", "state", "argmax", "acceleration"]
+DEFAULTS: dict[str, float] = {"kl": 5e-4, "state": 0.03, "argmax": 5, "acceleration": 0.03}
+"""Thresholds where none is written: KL of Geiping et al. 2025, section 6.1; relative change and stable steps
+of their code; the second difference is that of arXiv 2509.23314, its threshold ours."""
+_USAGE = "write it as CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS], such as kl:5e-4,min=2"
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """When a token leaves the loop: `criterion` below `threshold` (for "argmax": for so many steps), not
+    before `min_steps`, looked at every `every` steps. The bound is the effort's number of steps."""
+
+    criterion: Criterion
+    threshold: float
+    min_steps: int = 1
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.criterion not in DEFAULTS:
+            raise UsageError(f"exit: there is no {self.criterion!r}; there is: {', '.join(DEFAULTS)}")
+        if not (math.isfinite(self.threshold) and self.threshold > 0):
+            raise UsageError(f"exit: the threshold is {self.threshold:g}; it must be above 0")
+        if self.criterion == "argmax" and self.threshold != int(self.threshold):
+            raise UsageError(f"exit: argmax counts steps; {self.threshold:g} is not a whole number")
+        for name in ("min_steps", "every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"exit: {name} is {getattr(self, name)}; it must be at least 1")
+
+    @classmethod
+    def parse(cls, text: str) -> Exit:
+        """The exit that `text` spells. Raises UsageError."""
+        head, *rest = text.strip().split(",")
+        name, _, value = head.partition(":")
+        if name not in DEFAULTS:
+            raise UsageError(f"exit: there is no {name!r}; there is: {', '.join(DEFAULTS)}; {_USAGE}")
+        options = {"min": 1, "every": 1}
+        try:
+            threshold = float(value) if value else DEFAULTS[name]
+            for option in rest:
+                key, _, number = option.strip().partition("=")
+                if key not in options:
+                    raise ValueError(key)
+                options[key] = int(number)
+        except ValueError as error:
+            raise UsageError(f"exit: {text!r} is not readable; {_USAGE}") from error
+        return cls(cast(Criterion, name), threshold, options["min"], options["every"])
+
+    def __str__(self) -> str:
+        more = [
+            f",{name}={value}"
+            for name, value in (("min", self.min_steps), ("every", self.every))
+            if value > 1
+        ]
+        return f"{self.criterion}:{self.threshold:g}{''.join(more)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How deep each token is thought about: at most `num_steps` passes of the core (None: the model's mean;
+    with an exit, its maximum), fewer where `exit` says so. `continuous`: the loop of a reply's token starts
+    from the last state of the token before it (Geiping et al. 2025, section 6.3)."""
+
+    num_steps: int | None = None
+    exit: Exit | None = None
+    continuous: bool = False
+
+    def __post_init__(self) -> None:
+        steps = self.num_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise UsageError(f"num_steps is {steps!r}; the core runs at least once, so write 1 or more")
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything is asked for that only a recurrent-depth model can do."""
+        return self != Effort()
