@@ -1,12 +1,13 @@
-"""The lab's closed-vocabulary tokenizer: one token per phrase of the counter world.
+"""The lab's closed-vocabulary tokenizer: one token per phrase of the counter world, or of another one.
 
-Promises: every text that the lab world or its oracles write survives encode and decode unchanged; a word it
+Promises: every text that a lab world or its teachers write survives encode and decode unchanged; a word it
 does not know becomes `<unk>`; the result is a stock `PreTrainedTokenizerFast` that saves and loads as usual.
 Does not: handle open text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from tutelage.lab.world import AMOUNTS, NAMES, QUESTION_END, WATCH
@@ -39,12 +40,13 @@ def phrases() -> tuple[str, ...]:
     )
 
 
-def build_tokenizer() -> Any:
-    """A `PreTrainedTokenizerFast` over the closed vocabulary (61 tokens)."""
+def build_tokenizer(words: Sequence[str] | None = None) -> Any:
+    """A `PreTrainedTokenizerFast` over the special tokens and `words`; None: those of the counter world (61
+    tokens in all)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = phrases()
+    words = phrases() if words is None else tuple(words)
     vocabulary = {word: index for index, word in enumerate((*SPECIAL, *words))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     longest_first = sorted(words, key=len, reverse=True)

@@ -1,0 +1,167 @@
+"""The product world: products by matrices, answers of prefixes by reading them, distinct questions."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import product as pairs
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage.errors import UsageError
+from tutelage.lab.products import (
+    LETTERS,
+    Walk,
+    draw_walk,
+    make_problems,
+    phrases,
+    product,
+    reasoning,
+    to_problem,
+)
+from tutelage.lab.tokenizer import SPECIAL, build_tokenizer
+from tutelage.records import Problem
+from tutelage.tokens import decode_ids, encode_text
+
+TOKENIZER = build_tokenizer(phrases())
+ELEMENTS = st.integers(0, 5)
+# The same group in other words: the six symmetries of a triangle as matrices over its corners, in the order
+# of their images, so that letters can be multiplied without the table.
+MATRICES = [
+    np.eye(3, dtype=int)[:, list(images)]
+    for images in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+]
+
+
+def multiplied(letters: str) -> np.ndarray:
+    found = np.eye(3, dtype=int)
+    for letter in letters:
+        found = found @ MATRICES[LETTERS.index(letter)]
+    return found
+
+
+def letter_of(matrix: np.ndarray) -> str:
+    (found,) = [letter for letter, each in zip(LETTERS, MATRICES, strict=True) if (each == matrix).all()]
+    return found
+
+
+def by_reading(question: str) -> set[str]:
+    """Every answer that the text of a question allows: one for each start that its examples fit."""
+    *shown, asked = question.split(",")
+    return {
+        letter_of(start @ multiplied(asked))
+        for start in MATRICES
+        if all(letter_of(start @ multiplied(each[:-2])) == each[-1] for each in shown)
+    }
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> Walk:
+    """Any walk, with and without a hidden start."""
+    factors = tuple(draw(st.lists(ELEMENTS, min_size=1, max_size=9)))
+    if not draw(st.booleans()):
+        return Walk(factors)
+    shown = draw(st.lists(st.lists(ELEMENTS, min_size=1, max_size=3).map(tuple), max_size=4))
+    return Walk(factors, draw(ELEMENTS), hidden=True, examples=tuple(shown))
+
+
+def test_the_table_is_that_of_a_group_in_which_order_matters() -> None:
+    for one, other in pairs(range(6), repeat=2):
+        assert LETTERS[product(one, other)] == letter_of(MATRICES[one] @ MATRICES[other])
+    assert any(product(one, other) != product(other, one) for one, other in pairs(range(6), repeat=2))
+
+
+@given(walks())
+def test_the_gold_answer_is_what_the_question_says(walk: Walk) -> None:
+    problem = to_problem(walk)
+    plain = not walk.hidden
+    if plain:
+        assert problem.gold == letter_of(multiplied(problem.question))
+    elif walk.examples:
+        assert by_reading(problem.question) == {problem.gold}
+    else:  # nothing tells the start: every answer is as likely
+        assert by_reading(problem.question) == set(LETTERS)
+    assert problem.metadata["difficulty"] == len(walk.factors)
+    assert problem.metadata["examples"] == len(walk.examples)
+
+
+@given(walks())
+def test_the_answer_of_every_prefix_is_that_of_the_question_cut_there(walk: Walk) -> None:
+    problem = to_problem(walk)
+    given_answers = dict(problem.metadata["prefix_answers"])
+    for end in range(1, len(problem.question) + 1):
+        prefix = problem.question[:end]
+        decided = "" if prefix[-1] in "=," or prefix[-2:-1] == "=" else prefix
+        if walk.hidden:
+            expected = by_reading(decided) if "," in decided else set()
+        else:
+            expected = {letter_of(multiplied(decided))}
+        assert ({given_answers[end]} if end in given_answers else set()) == expected
+    assert not given_answers or given_answers[len(problem.question)] == problem.gold
+
+
+@given(walks())
+def test_every_letter_is_one_token(walk: Walk) -> None:
+    question = walk.question()
+    ids = encode_text(TOKENIZER, question)
+    assert len(ids) == len(question) and decode_ids(TOKENIZER, ids) == question
+    assert min(ids) >= len(SPECIAL)
+
+
+@given(st.integers(1, 8), st.booleans(), st.integers(0, 5), st.integers(0, 2**31))
+def test_a_drawn_walk_is_as_asked(steps: int, hidden: bool, examples: int, seed: int) -> None:
+    walk = draw_walk(random.Random(seed), steps, hidden=hidden, examples=examples)
+    assert len(walk.factors) == steps and walk.hidden == hidden
+    assert len(walk.examples) == (examples if hidden else 0)
+    assert all(1 <= len(each) <= 3 for each in walk.examples)
+
+
+def test_problems_are_distinct_and_short_ones_leave_room_to_others() -> None:
+    problems = make_problems(2000, min_steps=2, max_steps=6, seed=0)
+    assert len({problem.question for problem in problems}) == len({p.id for p in problems}) == 2000
+    shares = Counter(problem.metadata["difficulty"] for problem in problems)
+    assert shares[2] == 18 and shares[3] == 108  # half of all that there are
+    assert max(shares[n] for n in (4, 5, 6)) - min(shares[n] for n in (4, 5, 6)) <= 1
+    strided = make_problems(30, min_steps=4, max_steps=12, stride=4, seed=0)
+    assert Counter(p.metadata["difficulty"] for p in strided) == {4: 10, 8: 10, 12: 10}
+
+
+def test_numbers_of_examples_are_equally_frequent() -> None:
+    problems = make_problems(60, min_steps=4, max_steps=8, stride=4, hidden=True, examples=(0, 1, 4), seed=1)
+    shares = Counter((p.metadata["examples"], p.metadata["difficulty"]) for p in problems)
+    assert shares == {(shown, steps): 10 for shown in (0, 1, 4) for steps in (4, 8)}
+    starts = Counter(len(by_reading(p.question)) for p in problems)
+    assert starts == {1: 40, 6: 20}
+
+
+def test_the_seed_decides_and_what_is_taken_is_not_drawn_again() -> None:
+    def draw(seed: int, exclude: set[str] = frozenset()) -> set[str]:  # type: ignore[assignment]
+        return {p.question for p in make_problems(50, min_steps=3, max_steps=4, seed=seed, exclude=exclude)}
+
+    assert draw(3) == draw(3) != draw(4)
+    assert not draw(3, draw(3)) & draw(3)
+
+
+def test_impossible_requests_are_refused() -> None:
+    with pytest.raises(UsageError, match="1 <= min_steps <= max_steps"):
+        make_problems(5, min_steps=4, max_steps=3, seed=0)
+    with pytest.raises(UsageError, match="set hidden as well"):
+        make_problems(5, min_steps=2, max_steps=3, examples=(1,), seed=0)
+    with pytest.raises(UsageError, match="found only 21 distinct problems of 50"):
+        make_problems(50, min_steps=1, max_steps=2, seed=0)
+
+
+@given(walks())
+def test_the_teacher_writes_the_product_after_each_factor(walk: Walk) -> None:
+    problem = to_problem(walk)
+    thought = reasoning(problem)
+    assert len(thought) == len(walk.factors) and thought[-1] == problem.gold
+    assert thought == "".join(LETTERS[value] for value in walk.values())
+
+
+def test_the_teacher_refuses_problems_from_elsewhere() -> None:
+    with pytest.raises(UsageError, match="only problems of the product world"):
+        reasoning(Problem("p", "What is 1 + 1?", gold="2"))
