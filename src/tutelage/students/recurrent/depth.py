@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Literal
 
 import numpy as np
 
@@ -52,17 +53,27 @@ def read_steps(num_steps: int | Sequence[int]) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class Clock:
-    """Which depth a training step has. Each draw counts the clock up, so that a bare loop works; a trainer
-    sets `step` and the means of a curriculum before each optimiser step, and all draws of a step differ by
-    `step` alone."""
+    """Which depth a training step has, and from where its states start.
+
+    "free": each draw counts the clock up and initial states come from torch's random state, so that a bare
+    loop works. "told": a trainer says `step`, and the means of a curriculum; all forward passes of a step
+    have one depth, and the initial state of a position is a function of (seed, step), so that micro-batches,
+    packed rows and processes share a step as if it were one batch. "still": every step has the mean and
+    evaluation's initial states, so that two passes over a text say the same: what compares log-probabilities
+    needs this."""
 
     mean: int
     backprop: int
     seed: int = 0
     step: int = 0
+    mode: Literal["free", "told", "still"] = "free"
 
     def draw(self) -> tuple[int, int]:
-        """The next (n, k)."""
+        """The depth (n, k) of a forward pass in training."""
+        if self.mode == "still":
+            kept = min(self.backprop, self.mean)
+            return self.mean - kept, kept
         steps = sample_steps(self.step, self.mean, self.backprop, self.seed)
-        self.step += 1
+        if self.mode == "free":
+            self.step += 1
         return steps

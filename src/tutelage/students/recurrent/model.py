@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
@@ -34,11 +35,15 @@ from tutelage.students.recurrent.config import RecurrentDepthConfig
 from tutelage.students.recurrent.depth import Clock, NumSteps, read_steps
 from tutelage.students.recurrent.layers import Block
 
-# Positions with initial states of their own, after which they repeat; and where a draw is cut, in deviations.
+# Positions with initial states of their own, after which they repeat; how many of them are drawn at once in
+# training; and where a draw is cut, in deviations.
 _STATES = 1024
+_BLOCK = 64
 _CUT = 3.0
 # How far from [I, 0.5 I] the adapter starts with adapter_init "identity".
 _NEAR = 0.02
+# The step that a table of initial states is for: seed, step, positions; None: evaluation's.
+StateKey = tuple[int, int, int] | None
 
 
 @dataclass
@@ -135,7 +140,7 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.clock = Clock(config.mean_recurrence, config.mean_backprop_depth)
-        self._states: Tensor | None = None
+        self._states: dict[bool, tuple[StateKey, Tensor]] = {}  # of training, and of evaluation
         block: Any
         for block in [*self.prelude, *self.core, *self.coda]:
             block.self_attn.o_proj.role = block.mlp.down_proj.role = "output"  # for their first weights
@@ -239,21 +244,43 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         return free, kept
 
     def first_state(self, like: Tensor, position_ids: Tensor) -> Tensor:
-        """The initial state s₀, of the shape of `like` (rows, tokens, width): a truncated normal, drawn anew
-        in training; in evaluation a fixed draw per position."""
+        """The initial state s₀, of the shape of `like` (rows, tokens, width), from a truncated normal. In
+        evaluation a fixed draw per position; in training drawn anew, by position where a trainer tells the
+        clock the step, else token by token."""
         std = self.config.state_std
         if std == 0:
             return torch.zeros_like(like)
-        if self.training:
+        if self.training and self.clock.mode == "free":
             fresh = torch.empty(like.shape, dtype=torch.float32, device=like.device)
             return nn.init.trunc_normal_(fresh, std=std, a=-_CUT * std, b=_CUT * std).to(like.dtype)
-        if self._states is None or self._states.device != like.device:
-            draw = torch.Generator().manual_seed(self.config.state_seed)
-            table = torch.empty(_STATES, like.shape[-1])
-            nn.init.trunc_normal_(table, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
-            self._states = table.to(like.device)
-        found: Tensor = self._states[position_ids % _STATES].to(like.dtype)
+        told = self.training and self.clock.mode == "told"
+        key: StateKey = None
+        if told:  # only as many as there are tokens, since these are drawn at each step
+            key = self.clock.seed, self.clock.step, min(_STATES, -(-like.shape[1] // _BLOCK) * _BLOCK)
+        known, table = self._states.get(told, (None, None))
+        if table is None or known != key or table.device != like.device:
+            table = self._table(key, like.shape[-1]).to(like.device)
+            self._states[told] = key, table
+        found: Tensor = table[position_ids % len(table)].to(like.dtype)
         return found.expand(like.shape)
+
+    def _table(self, key: StateKey, width: int) -> Tensor:
+        """Initial states (positions, width) of training's (seed, step, positions), or evaluation's (None)."""
+        seeds, rows = [self.config.state_seed], _STATES
+        if key is not None:
+            seed, step, positions = key
+            rows = _BLOCK
+            # Block by block, so that a longer batch has the same states at the places of a shorter one.
+            seeds = [
+                int(np.random.default_rng([seed, step, block]).integers(2**62))
+                for block in range(positions // _BLOCK)
+            ]
+        table = torch.empty(len(seeds), rows, width)
+        std = self.config.state_std
+        for part, each in zip(table, seeds, strict=True):
+            draw = torch.Generator().manual_seed(each)
+            nn.init.trunc_normal_(part, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
+        return table.flatten(0, 1)
 
 
 class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):  # type: ignore[misc]
