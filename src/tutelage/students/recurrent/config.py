@@ -8,14 +8,33 @@ Does not: hold weights, or know a tokenizer.
 
 from __future__ import annotations
 
-from math import sqrt
+import re
+from math import isfinite, sqrt
 from typing import Any, ClassVar
 
 from transformers import PreTrainedConfig
 
 from tutelage.errors import UsageError
 
-_COUNTS = ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size", "num_core_layers")
+# Whole numbers, and the least that each may be.
+_COUNTS = {
+    "hidden_size": 1,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+    "head_dim": 1,
+    "intermediate_size": 1,
+    "vocab_size": 1,
+    "num_prelude_layers": 0,
+    "num_core_layers": 1,
+    "num_coda_layers": 0,
+    "mean_recurrence": 1,
+    "mean_backprop_depth": 1,
+    "max_recurrence": 1,
+    "max_position_embeddings": 1,
+    "state_seed": 0,
+}
+# Numbers, and whether each may be zero.
+_NUMBERS = {"rms_norm_eps": False, "embedding_scale": False, "state_std": True}
 _CHOICES: dict[str, tuple[str | None, ...]] = {
     "block": ("sandwich", "pre"),
     "adapter": ("linear", "add"),
@@ -23,6 +42,17 @@ _CHOICES: dict[str, tuple[str | None, ...]] = {
     "norm_after_core": ("exit", "every", "none"),
     "hidden_act": ("silu",),
 }
+
+
+def slots_of(mode: str) -> int | None:
+    """How many slots a loop cache of `mode` has for the steps of the loop, None: one for each. Raises
+    UsageError for a mode that is not one."""
+    if mode in ("full", "latest"):
+        return None
+    found = re.fullmatch(r"shared:([1-9][0-9]{0,5})", str(mode))
+    if found is None:
+        raise UsageError(f"loop cache {mode!r}: write full, latest or shared:M with M of at least 1")
+    return int(found[1])
 
 
 class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
@@ -40,11 +70,13 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
     `state_seed`: of its draws in evaluation, the same for every position of a text. `qk_bias`: a learned bias
     on queries and keys; `attention_bias`: on queries, keys and values (Qwen2); `qk_norm`: a norm of each
     head's queries and keys (Qwen3). `rope_parameters` as in transformers; `rope_theta` alone is enough.
+    `loop_cache`: the `cache.LoopCache` that `generate` and `use_cache=True` make ("full", "latest" or
+    "shared:M").
 
     Raises UsageError that names the field."""
 
     model_type = "recurrent_depth"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "state"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "state", "steps"]
 
     def __init__(
         self,
@@ -77,12 +109,14 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
         embedding_scale: float | None = None,
         state_std: float | None = None,
         state_seed: int = 0,
+        loop_cache: str = "full",
         use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
         self.hidden_size = hidden_size
         self.num_attention_heads = num_attention_heads
-        self.num_key_value_heads = num_key_value_heads or num_attention_heads
+        self.num_key_value_heads = num_attention_heads if num_key_value_heads is None else num_key_value_heads
+        self.head_dim: int = head_dim  # type: ignore[assignment]
         self.intermediate_size = intermediate_size
         self.vocab_size = vocab_size
         self.num_prelude_layers = num_prelude_layers
@@ -90,13 +124,10 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
         self.num_coda_layers = num_coda_layers
         self.mean_recurrence = mean_recurrence
         self.mean_backprop_depth = mean_backprop_depth
-        self.max_recurrence = 8 * mean_recurrence if max_recurrence is None else max_recurrence
+        self.max_recurrence: int = max_recurrence  # type: ignore[assignment]
         self.max_position_embeddings = max_position_embeddings
-        given = dict(rope_parameters or {})
-        given.setdefault("rope_type", "default")
-        given["rope_theta"] = float(rope_theta or given.get("rope_theta") or 50_000.0)
-        self.rope_parameters = given
-        self.rope_theta = given["rope_theta"]
+        self.rope_parameters = _rope(rope_theta, rope_parameters)
+        self.rope_theta = self.rope_parameters["rope_theta"]
         self.rms_norm_eps = rms_norm_eps
         self.qk_bias = qk_bias
         self.attention_bias = attention_bias
@@ -109,11 +140,11 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
             norm_after_core = "exit" if block == "sandwich" else "none"
         self.norm_after_core = norm_after_core
         self.state_seed = state_seed
+        self.loop_cache = loop_cache
         self.use_cache = use_cache
-        self._check(head_dim)
-        self.head_dim = head_dim or hidden_size // num_attention_heads
-        self.embedding_scale = sqrt(hidden_size) if embedding_scale is None else embedding_scale
+        self.embedding_scale: float = embedding_scale  # type: ignore[assignment]
         self.state_std = sqrt(0.4) if state_std is None else state_std
+        self._complete()
         super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
 
     @property
@@ -136,33 +167,61 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
             )
         return steps
 
-    def _check(self, head_dim: int | None) -> None:
-        for name in _COUNTS:
-            if getattr(self, name) < 1:
-                raise UsageError(f"recurrent model: {name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("num_prelude_layers", "num_coda_layers"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"recurrent model: {name} is {getattr(self, name)}; it must not be negative")
-        for name in ("mean_recurrence", "mean_backprop_depth", "max_recurrence"):
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"recurrent model: {name} is {getattr(self, name)}; the core runs at least once"
-                )
+    def _complete(self) -> None:
+        """Check what was given, and fill in what follows from it."""
+        for name, least in _COUNTS.items():
+            given = getattr(self, name)
+            if given is None and name in ("head_dim", "max_recurrence"):
+                continue
+            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+                raise _wrong(f"{name} is {given!r}; write a whole number of at least {least}")
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(
-                    f"recurrent model: {name} is {getattr(self, name)!r}; known: {', '.join(map(str, known))}"
+                told = ", ".join(map(str, known))
+                raise _wrong(f"{name} is {getattr(self, name)!r}; known: {told}")
+        slots_of(self.loop_cache)
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise _wrong(
+                    f"hidden_size {self.hidden_size} does not divide by num_attention_heads "
+                    f"{self.num_attention_heads}"
                 )
-        if head_dim is None and self.hidden_size % self.num_attention_heads:
-            raise UsageError(
-                f"recurrent model: hidden_size {self.hidden_size} does not divide by "
-                f"num_attention_heads {self.num_attention_heads}"
-            )
-        width = head_dim or self.hidden_size // self.num_attention_heads
-        if width % 2:
-            raise UsageError(f"recurrent model: heads are {width} wide; rotary positions need an even width")
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        if self.head_dim % 2:
+            raise _wrong(f"heads are {self.head_dim} wide; rotary positions need an even width")
         if self.num_attention_heads % self.num_key_value_heads:
-            raise UsageError(
-                f"recurrent model: num_attention_heads {self.num_attention_heads} does not divide by "
-                f"num_key_value_heads {self.num_key_value_heads}"
+            raise _wrong(
+                f"num_attention_heads {self.num_attention_heads} does not divide by num_key_value_heads "
+                f"{self.num_key_value_heads}"
             )
+        if self.max_recurrence is None:
+            self.max_recurrence = 8 * self.mean_recurrence
+        if self.mean_recurrence > self.max_recurrence:
+            raise _wrong(
+                f"mean_recurrence is {self.mean_recurrence}, more than max_recurrence {self.max_recurrence}"
+            )
+        if self.embedding_scale is None:
+            self.embedding_scale = sqrt(self.hidden_size)
+        for name, zero in _NUMBERS.items():
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int | float) or not isfinite(given):
+                raise _wrong(f"{name} is {given!r}; write a number")
+            if given < 0 or (given == 0 and not zero):
+                raise _wrong(f"{name} is {given}; it must be {'at least' if zero else 'above'} 0")
+
+
+def _wrong(told: str) -> UsageError:
+    return UsageError(f"recurrent model: {told}")
+
+
+def _rope(theta: float | None, parameters: dict[str, Any] | None) -> dict[str, Any]:
+    found = dict(parameters or {})
+    found.setdefault("rope_type", "default")
+    inside = found.get("rope_theta")
+    if theta is not None and inside is not None and float(theta) != float(inside):
+        raise _wrong(f"rope_theta is {theta}, but rope_parameters say {inside}; give one of them")
+    given = next((each for each in (theta, inside) if each is not None), 50_000.0)
+    if isinstance(given, bool) or not isinstance(given, int | float) or not given > 0:
+        raise _wrong(f"rope_theta is {given!r}; write a number above 0")
+    found["rope_theta"] = float(given)
+    return found

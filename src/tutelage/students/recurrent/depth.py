@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
+from operator import index
 from typing import Literal
 
 import numpy as np
@@ -26,8 +27,10 @@ NumSteps = int | Sequence[int] | None
 
 
 def sample_steps(step: int, mean: int, backprop: int, seed: int = 0) -> tuple[int, int]:
-    """The depth (n, k) of training step number `step`: n steps without gradient, then k ≤ `backprop` with
-    it, around the mean r̄ = `mean`."""
+    """The depth (n, k) of training step number `step` (from 0): n steps without gradient, then k ≤ `backprop`
+    with it, around the mean r̄ = `mean`. Raises UsageError for a mean or `backprop` below 1."""
+    if mean < 1 or backprop < 1:
+        raise UsageError(f"recurrent depth: mean {mean} and backprop {backprop} must both be at least 1")
     draw = np.random.default_rng([seed, step])
     rate = draw.lognormal(log(mean) - SIGMA**2 / 2, SIGMA)
     steps = int(draw.poisson(rate)) + 1
@@ -36,18 +39,20 @@ def sample_steps(step: int, mean: int, backprop: int, seed: int = 0) -> tuple[in
 
 
 def read_steps(num_steps: int | Sequence[int]) -> tuple[int, int]:
-    """(n, k) of a depth argument that is not None. Raises UsageError for a depth below 1."""
-    if isinstance(num_steps, bool):
-        raise UsageError(f"num_steps is {num_steps}; write a number of steps, a pair (n, k) or None")
-    if isinstance(num_steps, int):
-        free, kept = 0, num_steps
-    else:
-        pair = [int(each) for each in num_steps]
-        if len(pair) != 2:
-            raise UsageError(f"num_steps is {tuple(pair)}; write a number of steps, a pair (n, k) or None")
-        free, kept = pair
+    """(n, k) of a depth argument that is not None; whole numbers of NumPy and torch are taken too. Raises
+    UsageError for a depth below 1."""
+    told = f"num_steps is {num_steps!r}"
+    if isinstance(num_steps, bool | str):
+        raise UsageError(f"{told}; write a number of steps, a pair (n, k) or None")
+    try:
+        free, kept = 0, index(num_steps)  # type: ignore[arg-type]
+    except TypeError:
+        try:
+            free, kept = (index(each) for each in num_steps)  # type: ignore[union-attr]
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"{told}; write a number of steps, a pair (n, k) or None") from error
     if free < 0 or kept < 0 or free + kept < 1:
-        raise UsageError(f"num_steps is {num_steps}; the core runs at least once, so write 1 or more")
+        raise UsageError(f"{told}; the core runs at least once, so write 1 or more")
     return free, kept
 
 

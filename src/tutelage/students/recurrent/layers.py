@@ -1,4 +1,4 @@
-"""The parts of a recurrent-depth model: attention, feed-forward, and the block that joins them.
+"""The parts of a recurrent-depth model: adapter, attention, feed-forward, and the block of the last two.
 
 Promises: attention is any that transformers offers (eager, sdpa, flash), with its masks; grouped key heads,
 biases and head norms as the configuration says.
@@ -23,6 +23,31 @@ from tutelage.students.recurrent.config import RecurrentDepthConfig
 Rotation = tuple[Tensor, Tensor]
 
 
+class RMSNorm(nn.RMSNorm):
+    """With its weight in the dtype of what it is given: under autocast these differ, and torch has no fused
+    kernel for a difference."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` (..., width) → the same shape and dtype."""
+        return functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
+class Adapter(nn.Module):
+    """Joins state and embedding: a matrix over their concatenation, or their sum."""
+
+    def __init__(self, config: RecurrentDepthConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.linear = nn.Linear(2 * width, width, bias=False) if config.adapter == "linear" else None
+
+    def forward(self, state: Tensor, embedded: Tensor) -> Tensor:
+        """Two of (rows, tokens, width) → one."""
+        if self.linear is None:
+            return state + embedded
+        out: Tensor = self.linear(torch.cat([state, embedded], dim=-1))
+        return out
+
+
 class Attention(nn.Module):
     """Causal attention with rotary positions."""
 
@@ -41,13 +66,20 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(heads, self.head_dim)) if config.qk_bias else None
         self.k_bias = nn.Parameter(torch.zeros(key_heads, self.head_dim)) if config.qk_bias else None
-        self.q_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = nn.RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.q_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, eps=config.rms_norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x: Tensor, rotation: Rotation, mask: Tensor | None, cache: Cache | None, place: int
+        self,
+        x: Tensor,
+        rotation: Rotation,
+        mask: Tensor | None,
+        cache: Cache | None,
+        place: int,
+        **packed: Any,
     ) -> Tensor:
-        """`x` (rows, tokens, width) → the same shape. `place`: the layer of `cache` to use."""
+        """`x` (rows, tokens, width) → the same shape. `place`: the layer of `cache` to use; `packed`: where
+        examples end, for the flash kernels, which take no mask."""
         shape = (*x.shape[:-1], -1, self.head_dim)
         query, key = self.q_proj(x).view(shape), self.k_proj(x).view(shape)
         if self.q_bias is not None and self.k_bias is not None:
@@ -62,7 +94,7 @@ class Attention(nn.Module):
         attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
-        mixed, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.scaling)
+        mixed, _ = attend(self, query, key, value, mask, dropout=0.0, scaling=self.scaling, **packed)
         out: Tensor = self.o_proj(mixed.reshape(*x.shape[:-1], -1))
         return out
 
@@ -88,8 +120,8 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
     def __init__(self, config: RecurrentDepthConfig) -> None:
         super().__init__()
 
-        def norm() -> nn.RMSNorm:
-            return nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        def norm() -> RMSNorm:
+            return RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
         sandwich = config.block == "sandwich"
         self.norm_1 = norm()
@@ -106,9 +138,10 @@ class Block(GradientCheckpointingLayer):  # type: ignore[misc]
         mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         place: int = 0,
+        **packed: Any,
     ) -> Tensor:
-        """`x` (rows, tokens, width) → the same shape."""
-        x = x + self.self_attn(self.norm_1(x), rotation, mask, past_key_values, place)
+        """`x` (rows, tokens, width) → the same shape; see `Attention`."""
+        x = x + self.self_attn(self.norm_1(x), rotation, mask, past_key_values, place, **packed)
         if self.norm_2 is not None:
             x = self.norm_2(x)
         x = x + self.mlp(self.norm_3(x))

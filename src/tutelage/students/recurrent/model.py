@@ -13,19 +13,14 @@ as McLeish et al. 2025 (arXiv 2511.07384) loop them for `block="pre"`.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from dataclasses import dataclass
 from math import sqrt
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -33,60 +28,14 @@ from tutelage.errors import UsageError
 from tutelage.students.recurrent.cache import LoopCache
 from tutelage.students.recurrent.config import RecurrentDepthConfig
 from tutelage.students.recurrent.depth import Clock, NumSteps, read_steps
-from tutelage.students.recurrent.layers import Block
+from tutelage.students.recurrent.layers import Adapter, Attention, Block, RMSNorm
+from tutelage.students.recurrent.outputs import BackboneOutput, RecurrentDepthOutput
+from tutelage.students.recurrent.states import InitialStates
 
-# Positions with initial states of their own, after which they repeat; how many of them are drawn at once in
-# training; and where a draw is cut, in deviations.
-_STATES = 1024
-_BLOCK = 64
-_CUT = 3.0
 # How far from [I, 0.5 I] the adapter starts with adapter_init "identity".
 _NEAR = 0.02
-# The step that a table of initial states is for: seed, step, positions; None: evaluation's.
-StateKey = tuple[int, int, int] | None
-
-
-@dataclass
-class RecurrentDepthOutput(ModelOutput):  # type: ignore[misc]
-    """`loss` (), where labels were given; `logits` (rows, tokens, vocabulary); `state` (rows, tokens, width),
-    the last state of the loop before any norm; `steps` (n, k) that were made without and with gradient."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    state: Tensor | None = None
-    steps: tuple[int, int] | None = None
-
-
-@dataclass
-class BackboneOutput(ModelOutput):  # type: ignore[misc]
-    """`last_hidden_state` (rows, tokens, width) is what the head reads; the rest as in
-    `RecurrentDepthOutput`."""
-
-    last_hidden_state: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    state: Tensor | None = None
-    steps: tuple[int, int] | None = None
-
-
-class Adapter(nn.Module):
-    """Joins state and embedding: a matrix over their concatenation, or their sum."""
-
-    def __init__(self, config: RecurrentDepthConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.linear = nn.Linear(2 * width, width, bias=False) if config.adapter == "linear" else None
-
-    def forward(self, state: Tensor, embedded: Tensor) -> Tensor:
-        """Two of (rows, tokens, width) → one."""
-        if self.linear is None:
-            return state + embedded
-        out: Tensor = self.linear(torch.cat([state, embedded], dim=-1))
-        return out
+# Where the examples of a packed row end: what flash attention is told in place of a mask.
+_PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 
 
 class RecurrentDepthPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
@@ -121,6 +70,10 @@ class RecurrentDepthPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
                 init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=std)
+        elif isinstance(module, Attention):
+            for bias in (module.q_bias, module.k_bias):
+                if bias is not None:
+                    init.zeros_(bias)
         else:
             super()._init_weights(module)
 
@@ -136,11 +89,11 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         self.adapter = Adapter(config)
         self.core = nn.ModuleList([Block(config) for _ in range(config.num_core_layers)])
         self.coda = nn.ModuleList([Block(config) for _ in range(config.num_coda_layers)])
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
         self.gradient_checkpointing = False
         self.clock = Clock(config.mean_recurrence, config.mean_backprop_depth)
-        self._states: dict[bool, tuple[StateKey, Tensor]] = {}  # of training, and of evaluation
+        self._states = InitialStates(config)
         block: Any
         for block in [*self.prelude, *self.core, *self.coda]:
             block.self_attn.o_proj.role = block.mlp.down_proj.role = "output"  # for their first weights
@@ -171,18 +124,17 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
     ) -> BackboneOutput:
         """As `RecurrentDepthForCausalLM.forward`, without head and loss."""
         free, kept = self.steps(num_steps)
+        _check_inputs(input_ids, inputs_embeds, kwargs)
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if past_key_values is None and use_cache and not (self.training and self.gradient_checkpointing):
-            past_key_values = LoopCache(self.config)
-        if past_key_values is not None and not isinstance(past_key_values, LoopCache):
-            raise UsageError(
-                f"{type(past_key_values).__name__} does not know of loops; give a LoopCache, or none"
-            )
+        past_key_values = self._cache(past_key_values, use_cache)
         past = 0
         if past_key_values is not None:
-            past_key_values.begin()
+            past_key_values.begin(free + kept)
             past = past_key_values.get_seq_length()
+        seen = past + inputs_embeds.shape[1]
+        if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] != seen:
+            raise UsageError(f"attention_mask has {attention_mask.shape[1]} columns for {seen} tokens so far")
         if position_ids is None:
             position_ids = _positions(inputs_embeds, attention_mask, past)
         mask = create_causal_mask(
@@ -192,21 +144,29 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
             past_key_values=past_key_values,
             position_ids=position_ids,
         )
+        packed = {name: kwargs[name] for name in _PACKED if name in kwargs} | {"position_ids": position_ids}
         scaled = inputs_embeds * self.config.embedding_scale
         rotation = self.rotary_emb(scaled, position_ids=position_ids)
         through = (rotation, mask, past_key_values)
         embedded = scaled
         for number, block in enumerate(self.prelude):
-            embedded = block(embedded, *through, number)
+            embedded = block(embedded, *through, number, **packed)
         state = self.first_state(embedded, position_ids) if initial_state is None else initial_state
-        with torch.no_grad() if free else nullcontext():
-            for step in range(free):
-                state = self.once(state, embedded, step, *through)
+        if state.shape != embedded.shape:
+            raise UsageError(
+                f"initial_state has the shape {tuple(state.shape)}; {tuple(embedded.shape)} is needed"
+            )
+        if free:
+            with torch.no_grad():
+                for step in range(free):
+                    state = self.once(state, embedded, step, *through, **packed)
+            # Before torch 2.11 autocast kept the weights cast here, without gradient, for the steps below.
+            torch.clear_autocast_cache()
         for step in range(free, free + kept):
-            state = self.once(state, embedded, step, *through)
+            state = self.once(state, embedded, step, *through, **packed)
         hidden = self.norm(state) if self.config.norm_after_core == "exit" else state
         for number, block in enumerate(self.coda, start=len(self.prelude)):
-            hidden = block(hidden, *through, number)
+            hidden = block(hidden, *through, number, **packed)
         if past_key_values is not None:
             past_key_values.settle(free + kept)
         return BackboneOutput(
@@ -224,11 +184,12 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         rotation: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: LoopCache | None,
+        **packed: Any,
     ) -> Tensor:
-        """One pass of the core over `state`, step number `step` from 0."""
+        """One pass of the core over `state`, step number `step` from 0; `packed` as in `layers.Attention`."""
         x = self.adapter(state, embedded)
         for number, block in enumerate(self.core):
-            x = block(x, rotation, mask, cache, 0 if cache is None else cache.place(step, number))
+            x = block(x, rotation, mask, cache, 0 if cache is None else cache.place(step, number), **packed)
         out: Tensor = self.norm(x) if self.config.norm_after_core == "every" else x
         return out
 
@@ -243,44 +204,19 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         self.config.check_steps(free + kept)
         return free, kept
 
-    def first_state(self, like: Tensor, position_ids: Tensor) -> Tensor:
-        """The initial state s₀, of the shape of `like` (rows, tokens, width), from a truncated normal. In
-        evaluation a fixed draw per position; in training drawn anew, by position where a trainer tells the
-        clock the step, else token by token."""
-        std = self.config.state_std
-        if std == 0:
-            return torch.zeros_like(like)
-        if self.training and self.clock.mode == "free":
-            fresh = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-            return nn.init.trunc_normal_(fresh, std=std, a=-_CUT * std, b=_CUT * std).to(like.dtype)
-        told = self.training and self.clock.mode == "told"
-        key: StateKey = None
-        if told:  # only as many as there are tokens, since these are drawn at each step
-            key = self.clock.seed, self.clock.step, min(_STATES, -(-like.shape[1] // _BLOCK) * _BLOCK)
-        known, table = self._states.get(told, (None, None))
-        if table is None or known != key or table.device != like.device:
-            table = self._table(key, like.shape[-1]).to(like.device)
-            self._states[told] = key, table
-        found: Tensor = table[position_ids % len(table)].to(like.dtype)
-        return found.expand(like.shape)
+    def _cache(self, given: LoopCache | None, use_cache: bool | None) -> LoopCache | None:
+        checkpointing = self.training and self.gradient_checkpointing
+        if given is None:
+            return LoopCache(self.config) if use_cache and not checkpointing else None
+        if not isinstance(given, LoopCache):
+            raise UsageError(f"{type(given).__name__} does not know of loops; give a LoopCache, or none")
+        if checkpointing:
+            raise UsageError("gradient checkpointing cannot fill a cache; train without past_key_values")
+        return given
 
-    def _table(self, key: StateKey, width: int) -> Tensor:
-        """Initial states (positions, width) of training's (seed, step, positions), or evaluation's (None)."""
-        seeds, rows = [self.config.state_seed], _STATES
-        if key is not None:
-            seed, step, positions = key
-            rows = _BLOCK
-            # Block by block, so that a longer batch has the same states at the places of a shorter one.
-            seeds = [
-                int(np.random.default_rng([seed, step, block]).integers(2**62))
-                for block in range(positions // _BLOCK)
-            ]
-        table = torch.empty(len(seeds), rows, width)
-        std = self.config.state_std
-        for part, each in zip(table, seeds, strict=True):
-            draw = torch.Generator().manual_seed(each)
-            nn.init.trunc_normal_(part, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
-        return table.flatten(0, 1)
+    def first_state(self, like: Tensor, position_ids: Tensor) -> Tensor:
+        """The initial state s₀, of the shape of `like` (rows, tokens, width), see `states`."""
+        return self._states.draw(like, position_ids, self.clock if self.training else None)
 
 
 class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):  # type: ignore[misc]
@@ -327,6 +263,7 @@ class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):
             num_steps=num_steps,
             initial_state=initial_state,
             use_cache=use_cache,
+            **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(found.last_hidden_state, logits_to_keep))
         loss = None
@@ -343,8 +280,25 @@ class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
+        asked = generation_config.cache_implementation
+        if asked is not None:
+            raise UsageError(
+                f"cache_implementation {asked!r} does not know of loops; leave it out, or give "
+                "past_key_values=LoopCache(...)"
+            )
         if model_kwargs.get("past_key_values") is None and generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = LoopCache(self.config)
+
+
+def _check_inputs(input_ids: Tensor | None, inputs_embeds: Tensor | None, others: dict[str, Any]) -> None:
+    if (input_ids is None) == (inputs_embeds is None):
+        raise UsageError("give the model either input_ids or inputs_embeds")
+    for name in ("output_hidden_states", "output_attentions"):
+        if others.get(name):
+            raise UsageError(
+                f"{name}: a recurrent model does not return these; its `state` is the last of the loop, and "
+                "think.trajectories gives all of them"
+            )
 
 
 def _positions(like: Tensor, attention_mask: Tensor | None, past: int) -> Tensor:
