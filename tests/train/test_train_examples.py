@@ -132,3 +132,65 @@ def test_gold_answers_are_traces_without_thinking() -> None:
     assert len({each.id for each in traces}) == 4
     with pytest.raises(UsageError, match="problem q has no gold answer"):
         gold_traces([*problems, Problem("q", "Why?")])
+
+
+BARE = Template(thinking=False)
+
+
+def prefixes(question: str, pairs: object, template: Template = BARE) -> list[list[int]]:
+    """Ids and labels of one example whose problem has these prefix answers; its own answer is z."""
+    problem = Problem("p", question, gold="z", metadata={"prefix_answers": pairs})
+    made = build_examples(
+        TOKENIZER, template, {"p": problem}, [Trace("t", "p", 0, "m", "z")], loss_on="prefixes"
+    )
+    return [made.examples[0].input_ids, made.examples[0].labels]
+
+
+@given(
+    question=st.text("abc \né🙂", min_size=1, max_size=12),
+    system=st.none() | st.text("abc \n", max_size=12),
+    thinking=st.booleans(),
+    data=st.data(),
+)
+def test_an_answer_is_learned_where_the_prefix_that_has_it_ends(
+    question: str, system: str | None, thinking: bool, data: st.DataObject
+) -> None:
+    template = Template(thinking=thinking, system=system)
+    ends = data.draw(st.lists(st.integers(1, len(question)), unique=True))
+    answers = {end: data.draw(st.sampled_from("xyz")) for end in ends}
+    ids, labels = prefixes(question, [[end, answer] for end, answer in answers.items()], template)
+    prompt = render_prompt(TOKENIZER, template, question)
+    reply = render_completion(TOKENIZER, template, "", "z")
+    assert ids == prompt + reply and labels[len(prompt) :] == reply
+    # The bytes tokenizer has one token per byte; what stands before the question is what it is without one.
+    frame = render_prompt(TOKENIZER, template, "")
+    first = next(
+        place
+        for place in range(len(frame), -1, -1)
+        if prompt == frame[:place] + list(TOKENIZER(question)["input_ids"]) + frame[place:]
+        and TOKENIZER.decode(frame[place:]).startswith("<|")
+    )
+    expected = [IGNORE] * (len(prompt) + 1)
+    for end, answer in answers.items():
+        expected[first + len(question[:end].encode())] = TOKENIZER(answer)["input_ids"][0]
+    assert labels[: len(prompt)] == expected[: len(prompt)]
+
+
+@pytest.mark.parametrize(
+    ("question", "pairs", "message"),
+    [
+        ("abc", None, "there is no list"),
+        ("abc", "abc", "there is no list"),
+        ("abc", [[4, "x"]], "is not .characters read, answer. with a token of the question that ends there"),
+        ("abc", [[0, "x"]], "that ends there"),
+        ("abc", [[1]], "is not .characters read, answer."),
+        ("abc", [[1, 2]], "is not .characters read, answer."),
+        ("abc", [[1, "xy"]], "'xy' is 2 tokens; one place can learn only one"),
+        ("abc", [[1, ""]], "'' is 0 tokens"),
+    ],
+)
+def test_prefix_answers_that_cannot_be_learned_are_refused(
+    question: str, pairs: object, message: str
+) -> None:
+    with pytest.raises(UsageError, match=f"problem p: prefix_answers: .*{message}"):
+        prefixes(question, pairs)

@@ -107,8 +107,9 @@ def draw_walk(rng: random.Random, steps: int, *, hidden: bool = False, examples:
 
 
 def to_problem(walk: Walk) -> Problem:
-    """The walk as a Problem. `metadata`: `difficulty` (factors), `examples` (worked ones), `values` (the
-    product after each factor, for the scripted teacher) and `prefix_answers` (see `train.examples`)."""
+    """The walk as a Problem. `metadata`: `difficulty` and `steps` (factors), `examples` (worked ones),
+    `values` (the product after each factor, for the scripted teacher) and `prefix_answers` (see
+    `train.examples`)."""
     question = walk.question()
     return Problem(
         id=f"s3-{stable_hash(question)}",
@@ -120,6 +121,7 @@ def to_problem(walk: Walk) -> Problem:
         licence="CC0-1.0",
         metadata={
             "difficulty": len(walk.factors),
+            "steps": len(walk.factors),
             "examples": len(walk.examples),
             "values": _text(walk.values()),
             "prefix_answers": [list(pair) for pair in walk.prefix_answers()],

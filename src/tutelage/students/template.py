@@ -96,6 +96,20 @@ def render_conversation(tokenizer: Any, template: Template, turns: Sequence[tupl
     return ids
 
 
+def before_question(tokenizer: Any, template: Template) -> int:
+    """How many ids of `render_prompt` stand before the question's own.
+
+    Raises UsageError as `render_prompt` does."""
+    roles = ("user",) if template.system is None else ("system", "user")
+    texts = [template.system or ""] * (len(roles) - 1)
+    count = 0
+    for piece in _frame(tokenizer, template, roles, _state(tokenizer)):
+        if piece == len(texts):
+            break
+        count += len(encode_text(tokenizer, texts[piece]) if isinstance(piece, int) else piece)
+    return count
+
+
 def _state(tokenizer: Any) -> tuple[Any, ...]:
     """What a tokenizer's renderings depend on and a caller may change: part of the key of what is kept."""
     return getattr(tokenizer, "chat_template", None), tokenizer.eos_token_id, len(tokenizer)
