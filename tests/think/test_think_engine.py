@@ -197,9 +197,12 @@ def test_a_curve_of_budgets_costs_one_long_trace_and_the_answers():
 def test_samples_of_one_prompt_share_its_prefill_and_forced_ids_are_only_fed(monkeypatch):
     seen = []
     prefill = HuggingFace.prefill
-    monkeypatch.setattr(
-        HuggingFace, "prefill", lambda self, prompts: (seen.append(list(prompts)), prefill(self, prompts))[1]
-    )
+
+    def spy(self, prompts, efforts):
+        seen.append(list(prompts))
+        return prefill(self, prompts, efforts)
+
+    monkeypatch.setattr(HuggingFace, "prefill", spy)
     one = requests(1)[0]
     same = [replace(one, sampling=HOT, seed=seed, max_answer=3) for seed in range(5)]
     engine = Engine(STUDENT)

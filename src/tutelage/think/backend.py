@@ -8,7 +8,7 @@ Does not: choose tokens or know about thinking.
 `Backend` is what the engine needs of a model: five verbs over row handles. `HuggingFace` is the first: causal
 language models with full attention. The Llama family runs through `llama`, every other model through its own
 `forward`, in which only attention is ours; both keep keys and values in `slots`. A model that loops over its
-layers, with a cache that knows of loops, would be a second backend.
+layers has a backend of its own, `loops.Loops`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from tutelage.errors import UsageError
+from tutelage.think.effort import Effort, check_effort
 from tutelage.think.llama import Llama, fits
 from tutelage.think.slots import Slots
 
@@ -46,17 +47,29 @@ class Scores:
 
 
 class Backend(Protocol):
-    """A model with its cache. A row is a handle; it holds the tokens fed to it."""
+    """A model with its cache. A row is a handle; it holds the tokens fed to it.
+
+    `max_steps`: the most passes of its core that a token may be given, None where nothing is passed again,
+    and then no effort may be asked for. `core_steps`: passes times tokens so far."""
 
     context: int
     device: torch.device
+    max_steps: int | None
+    core_steps: int
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
-        """New rows that hold `prompts`, and the scores after each."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], efforts: Sequence[Effort] = ()
+    ) -> tuple[list[int], Scores]:
+        """New rows that hold `prompts`, and the scores after each. `efforts`: how deep the tokens of each row
+        are thought about from now on; empty: as deep as the model does by itself."""
+        ...
+
+    def passes(self, row: int) -> Sequence[int]:
+        """The core passes behind each token that `row` holds; empty where nothing is passed again."""
         ...
 
     def fork(self, row: int, length: int) -> int:
-        """A new row that holds the first `length` tokens of `row`. Nothing is computed."""
+        """A new row that holds the first `length` tokens of `row`, with its effort. Nothing is computed."""
         ...
 
     def decode(self, tokens: Mapping[int, int], wanted: Sequence[int]) -> Scores:
@@ -74,6 +87,9 @@ class Backend(Protocol):
 
 class HuggingFace:
     """A `Backend` for a causal language model of transformers."""
+
+    max_steps: int | None = None
+    core_steps: int = 0
 
     def __init__(self, model: Any) -> None:
         """Raises UsageError that names the model's kind when it cannot be run here."""
@@ -93,8 +109,13 @@ class HuggingFace:
             model.dtype,
         )
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[list[int], Scores]:
-        """See `Backend`. Prompts are computed some thousand tokens at a time."""
+    def prefill(
+        self, prompts: Sequence[Sequence[int]], efforts: Sequence[Effort] = ()
+    ) -> tuple[list[int], Scores]:
+        """See `Backend`. Prompts are computed some thousand tokens at a time. Raises UsageError for an
+        effort, which no model here can make."""
+        for effort in efforts:
+            check_effort(effort, None, _name(self.model))
         rows = [self._slots.new(len(prompt)) for prompt in prompts]
         logits, states, done = [], [], 0
         while done < len(prompts):
@@ -135,6 +156,10 @@ class HuggingFace:
     def free(self, row: int) -> None:
         """See `Backend`."""
         self._slots.free(row)
+
+    def passes(self, row: int) -> Sequence[int]:
+        """See `Backend`."""
+        return ()
 
     def _prefill_lean(self, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> Scores:
         assert self._lean is not None

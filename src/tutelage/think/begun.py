@@ -20,6 +20,11 @@ from tutelage.think.policy import ThinkingPolicy
 
 def check_takes_up(policy: ThinkingPolicy) -> None:
     """Raises UsageError for a policy under which a reply cannot be taken up in its middle."""
+    if policy.continuous:
+        raise UsageError(
+            "thinking policy: a reply cannot be taken up in its middle where each token starts from the last "
+            "one's state (continuous); leave it out"
+        )
     if policy.refuse_closes or (policy.min_tokens and policy.wait is not None):
         raise UsageError(
             "thinking policy: a reply cannot be taken up in its middle where closes are refused (wait, "

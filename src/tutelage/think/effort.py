@@ -94,3 +94,18 @@ class Effort:
     def asked(self) -> bool:
         """Whether anything is asked for that only a recurrent-depth model can do."""
         return self != Effort()
+
+
+def check_effort(effort: Effort, most: int | None, model: str) -> None:
+    """Raises UsageError for an effort that `model`, of at most `most` steps (None: it has no loop), cannot
+    make."""
+    if most is None and effort.asked:
+        asked = "num_steps" if effort.num_steps is not None else "exit" if effort.exit else "continuous"
+        raise UsageError(
+            f"{asked}: {model} has no loop to pass through again; leave {asked} out, or use a "
+            "recurrent-depth model"
+        )
+    if most is not None and (effort.num_steps or 0) > most:
+        raise UsageError(
+            f"num_steps is {effort.num_steps}; {model} may take {most} (max_recurrence in its config.json)"
+        )

@@ -26,8 +26,12 @@ from torch import Tensor
 
 from tutelage.errors import UsageError
 from tutelage.students.pretrained import Student
+from tutelage.students.recurrent import RecurrentDepthForCausalLM
 from tutelage.think.backend import Backend, HuggingFace, Scores
 from tutelage.think.begun import take_up
+from tutelage.think.effort import Effort, check_effort
+from tutelage.think.loops import Loops
+from tutelage.think.loops_forward import base_model
 from tutelage.think.machine import Machine, State, Step
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.request import Completion, FinishReason, Logprob, Piece, PromptTooLong, Request
@@ -38,6 +42,7 @@ from tutelage.think.text import Stream
 __all__ = ["Completion", "Engine", "Job", "Logprob", "Piece", "PromptTooLong", "Request", "Stats"]
 
 Progress = Callable[[int, int, str], None]
+_Kind = tuple[tuple[int, ...], Effort]  # of requests that share a row: the prompt, and how deep
 # Most prompt tokens that are prefilled between two steps, beyond the first prompt: bounds how long the
 # others pause.
 _PREFILL_TOKENS = 2_048
@@ -46,8 +51,8 @@ _PREFILL_TOKENS = 2_048
 @dataclass(slots=True)
 class Stats:
     """Tokens that went through the model: of prompts (`prefilled`) and one by one (`decoded`); those that
-    further requests of a row had for nothing (`shared`); `steps` of the loop; `rows` and `waiting` requests
-    now."""
+    further requests of a row had for nothing (`shared`); `steps` of the engine's loop; `core_steps`, where
+    the model has a loop of its own: its passes times tokens; `rows` and `waiting` requests now."""
 
     prefilled: int = 0
     decoded: int = 0
@@ -55,6 +60,7 @@ class Stats:
     steps: int = 0
     rows: int = 0
     waiting: int = 0
+    core_steps: int = 0
 
 
 @dataclass(slots=True)
@@ -71,12 +77,12 @@ class Engine:
     """A student that decodes requests, `max_batch` rows at a time. One thread drives it."""
 
     def __init__(self, student: Student, *, max_batch: int = 32, backend: Backend | None = None) -> None:
-        """`backend` None: the one for models of transformers. Raises UsageError that names a model that
-        cannot be run."""
+        """`backend` None: `Loops` for a recurrent-depth model, `HuggingFace` for others. Raises UsageError
+        that names a model that cannot be run."""
         if max_batch < 1:
             raise UsageError(f"max_batch is {max_batch}; it must be at least 1")
         self.student = student
-        self._backend = HuggingFace(student.model) if backend is None else backend
+        self._backend = _backend_for(student.model) if backend is None else backend
         self._table = Table(self._backend, max_batch)
         self._machines: dict[tuple[ThinkingPolicy, bool], Machine] = {}
         self._forbidden = _unusable(student, self._machine(ThinkingPolicy(), False).end)
@@ -92,7 +98,12 @@ class Engine:
     def stats(self) -> Stats:
         """Counts so far, and of now."""
         waiting = len(self._waiting) + len(self._inbox)
-        return replace(self._counts, rows=len(self._table.rows), waiting=waiting)
+        return replace(
+            self._counts,
+            rows=len(self._table.rows),
+            waiting=waiting,
+            core_steps=self._backend.core_steps,
+        )
 
     def check(self, request: Request) -> None:
         """Raises UsageError that says why `request` cannot be served, PromptTooLong where the prompt is to
@@ -200,6 +211,7 @@ class Engine:
         return self._machines[key]
 
     def _start(self, request: Request) -> State:
+        check_effort(request.policy.effort, self._backend.max_steps, self.student.name)
         machine = self._machine(request.policy, request.thinks)
         prompt, most = request.prompt_ids, request.max_new_tokens
         vocabulary = int(self.student.model.config.vocab_size)
@@ -237,36 +249,38 @@ class Engine:
         """Rows for what is parked, then for what waits, first come, first served."""
         table = self._table
         table.unpark()
-        groups: dict[tuple[int, ...], list[Job]] = {}
-        fresh: list[tuple[int, ...]] = []
+        groups: dict[_Kind, list[Job]] = {}
+        fresh: list[_Kind] = []
         total = 0
         while self._waiting:
-            prompt = self._waiting[0].request.given
-            if prompt not in groups and table.like(prompt) is None:
+            request = self._waiting[0].request
+            prompt = request.given
+            kind = (prompt, request.policy.effort)
+            if kind not in groups and table.like(*kind) is None:
                 if len(fresh) == table.free or (fresh and total + len(prompt) > _PREFILL_TOKENS):
                     break
                 total += len(prompt)
-                fresh.append(prompt)
-            groups.setdefault(prompt, []).append(self._waiting.popleft())
+                fresh.append(kind)
+            groups.setdefault(kind, []).append(self._waiting.popleft())
         if fresh:
             self._prefill(fresh, groups)
-        for prompt, jobs in groups.items():
-            row = table.like(prompt)
+        for kind, jobs in groups.items():
+            row = table.like(*kind)
             if row is None:  # it was over in the meantime
                 self._waiting.extendleft(reversed(jobs))
             else:
                 for alike in _by_opening(jobs):
                     table.join(row, alike)
-                self._have(jobs, len(prompt) - 1)
+                self._have(jobs, len(kind[0]) - 1)
 
-    def _prefill(self, fresh: Sequence[tuple[int, ...]], groups: dict[tuple[int, ...], list[Job]]) -> None:
-        """New rows for the prompts `fresh`, with their requests, which leave `groups`."""
-        handles, scores = self._backend.prefill(fresh)
-        self._counts.prefilled += sum(len(prompt) for prompt in fresh)
+    def _prefill(self, fresh: Sequence[_Kind], groups: dict[_Kind, list[Job]]) -> None:
+        """New rows for the prompts and efforts `fresh`, with their requests, which leave `groups`."""
+        handles, scores = self._backend.prefill([prompt for prompt, _ in fresh], [deep for _, deep in fresh])
+        self._counts.prefilled += sum(len(prompt) for prompt, _ in fresh)
         rows = []
-        for handle, prompt in zip(handles, fresh, strict=True):
-            self._have(groups[prompt][1:], len(prompt))
-            rows.append(self._table.prefilled(handle, groups.pop(prompt)))
+        for handle, kind in zip(handles, fresh, strict=True):
+            self._have(groups[kind][1:], len(kind[0]))
+            rows.append(self._table.prefilled(handle, groups.pop(kind)))
         for row in rows:
             row.jobs, *others = _by_opening(row.jobs)
             for alike in others:
@@ -403,6 +417,9 @@ class Engine:
             stop = stream.stopped
         if job.over:
             return
+        passes = self._table.passes(job)
+        first = len(job.request.prompt_ids) - 1
+        steps = tuple(passes[first : first + len(state.ids)])
         job.completion = Completion(
             ids=tuple(state.ids),
             forced=bytes(state.forced),
@@ -415,6 +432,8 @@ class Engine:
             waits=progress.waits,
             stop=stop,
             logprobs=tuple(job.logprobs or ()),
+            steps=steps + (0,) * (len(state.ids) - len(steps)) if self._backend.max_steps else (),
+            core_steps=sum(passes),
         )
         self._tell(job, job.completion)
 
@@ -436,6 +455,10 @@ class Engine:
                 self._tell(job, error)
         self._waiting.clear()
         self._table.forget_over()
+
+
+def _backend_for(model: Any) -> Backend:
+    return Loops(model) if isinstance(base_model(model), RecurrentDepthForCausalLM) else HuggingFace(model)
 
 
 def _chosen_wait(job: Job, choose_wait: Callable[[Tensor, int], int | None]) -> int | None:

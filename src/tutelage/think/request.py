@@ -83,7 +83,12 @@ class Logprob:
 class Completion:
     """One reply. `ids`, `forced` (1 where we wrote the id), `phases` (indices into machine.PHASES) and, where
     asked for, `logprobs` run in step. `written` and `by_force` count ids per phase, sampled and forced
-    together, and forced alone. `stop`: the stop string that ended it; `ids` hold it, the pieces do not."""
+    together, and forced alone. `stop`: the stop string that ended it; `ids` hold it, the pieces do not.
+
+    Of a model with loops, `steps` run in step with `ids` too: the passes of the core that the token before
+    each id was given, whose scores that id was chosen from (0: a forced id at whose place nothing was
+    computed). `core_steps`: the passes of all tokens that this reply needed if it had been alone, the
+    prompt's included; those that were taken back are not counted. Without loops they are () and 0."""
 
     ids: tuple[int, ...]
     forced: bytes
@@ -96,6 +101,8 @@ class Completion:
     waits: int
     stop: str | None = None
     logprobs: tuple[Logprob, ...] = ()
+    steps: tuple[int, ...] = ()
+    core_steps: int = 0
 
     def count(self, phase: Phase) -> tuple[int, int]:
         """Sampled and forced ids of `phase`."""

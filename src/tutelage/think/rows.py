@@ -1,11 +1,11 @@
 """Who shares a row: the requests that have written the same so far, and what happens where they part.
 
-Promises: requests with equal prompts are one row, prefilled once, for as long as they write the same ids;
-where they part the row is forked, which copies its cache and computes nothing again. There are never more
-rows than slots: a part that finds no slot is parked at the row it came from, whose cache holds its prefix,
-and goes on in the next slot that falls free, at the latest in that row's own when it ends. Parking costs no
-memory and loses nothing; only what a row takes back (a closing marker that was begun and refused) is fed
-again to what was parked behind it.
+Promises: requests with equal prompts and efforts are one row, prefilled once, for as long as they write the
+same ids; where they part the row is forked, which copies its cache and computes nothing again. There are
+never more rows than slots: a part that finds no slot is parked at the row it came from, whose cache holds its
+prefix, and goes on in the next slot that falls free, at the latest in that row's own when it ends. Parking
+costs no memory and loses nothing; only what a row takes back (a closing marker that was begun and refused) is
+fed again to what was parked behind it.
 Does not: sample, or call the model but to fork, withdraw and free.
 
 What a row is to be fed next needs no queue: it is what its first request has recorded (`prompt` and `ids`)
@@ -14,12 +14,13 @@ beyond the `length` tokens that the cache holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from tutelage.think.backend import Backend
+from tutelage.think.effort import Effort
 from tutelage.think.machine import State
 from tutelage.think.request import Completion, Logprob, Piece, Request
 from tutelage.think.text import Stream
@@ -67,6 +68,11 @@ class Row:
         return self.jobs[0].request.given
 
     @property
+    def effort(self) -> Effort:
+        """How deep all its requests think about each token."""
+        return self.jobs[0].request.policy.effort
+
+    @property
     def due(self) -> int:
         """How many recorded ids are still to be fed; with 0 the next one has to be sampled."""
         first = self.jobs[0]
@@ -104,9 +110,26 @@ class Table:
         self.rows.append(row)
         return row
 
-    def like(self, prompt: tuple[int, ...]) -> Row | None:
-        """A row of that prompt whose cache still holds it, but for its last token."""
-        return next((row for row in self.rows if row.prompt == prompt and row.length >= len(prompt)), None)
+    def like(self, prompt: tuple[int, ...], effort: Effort) -> Row | None:
+        """A row of that prompt and effort whose cache still holds it, but for its last token."""
+        return next(
+            (
+                row
+                for row in self.rows
+                if row.prompt == prompt and row.length >= len(prompt) and row.effort == effort
+            ),
+            None,
+        )
+
+    def passes(self, job: Job) -> Sequence[int]:
+        """The core passes behind each token that the cache holds of `job`; empty where it holds none."""
+        for row in self.rows:
+            if job in row.jobs:
+                return self._backend.passes(row.handle)
+            for child in row.parked:
+                if job in child.jobs:
+                    return self._backend.passes(row.handle)[: child.length]
+        return ()
 
     def join(self, row: Row, jobs: list[Job]) -> None:
         """A new row of `jobs`, with the prompt of `row`: a copy but for the prompt's last token, which is fed
