@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from tinymodel import tiny_student
 from tutelage.lab.oracles import Oracle
-from tutelage.recipe import stages, teachers
+from tutelage.recipe import stages, starts, teachers
 from tutelage.recipe.jobs.collecting import build_teacher
 from tutelage.recipe.load import build_recipe, load_recipe, shipped_recipes
 from tutelage.recipe.plan import plan_jobs
@@ -24,6 +24,7 @@ from tutelage.recipe.stages import KINDS
 from tutelage.recipe.training import Sft
 from tutelage.students.pretrained import save_student
 from tutelage.students.template import Template
+from tutelage.students.tiny import Loops
 from tutelage.teachers.endpoint import EndpointTeacher
 from tutelage.teachers.local import LocalTeacher
 from tutelage.teachers.money import UNKNOWN
@@ -142,7 +143,8 @@ def test_the_check_above_finds_what_is_read_and_no_more() -> None:
 @pytest.mark.parametrize(
     ("block", "target", "renamed"),
     [
-        (stages.Template, Template, set()),
+        (starts.Template, Template, set()),
+        (starts.Recurrent, Loops, set()),
         (stages.Policy, ThinkingPolicy, set()),
         (stages.Sampling, Sampling, set()),
         (teachers.LabTeacher, Oracle, {"kind", "price"}),
@@ -158,7 +160,12 @@ def test_a_block_of_settings_has_the_fields_of_what_it_sets(
 
 @pytest.mark.parametrize(
     ("block", "target"),
-    [(stages.Template, Template), (stages.Policy, ThinkingPolicy), (stages.Sampling, Sampling)],
+    [
+        (starts.Template, Template),
+        (starts.Recurrent, Loops),
+        (stages.Policy, ThinkingPolicy),
+        (stages.Sampling, Sampling),
+    ],
 )
 def test_a_block_has_the_defaults_of_what_it_sets(block: type[BaseModel], target: Any) -> None:
     set_by_default = asdict(target())

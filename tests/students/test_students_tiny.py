@@ -9,11 +9,13 @@ import torch
 from transformers import PreTrainedModel, SmolLM3ForCausalLM
 
 from tutelage.errors import UsageError
+from tutelage.lab.products import phrases
 from tutelage.lab.tokenizer import build_tokenizer
 from tutelage.lab.world import make_problems
 from tutelage.students.pretrained import Student, load_student, save_student
+from tutelage.students.recurrent import RecurrentDepthForCausalLM
 from tutelage.students.template import Template, render_completion, render_prompt, split_completion
-from tutelage.students.tiny import TinyConfig, build_tiny
+from tutelage.students.tiny import Loops, TinyConfig, build_tiny
 
 SMALL = TinyConfig(width=12, layers=1, heads=3, feed_forward=16)
 
@@ -89,3 +91,30 @@ def test_it_saves_and_loads_with_its_tokenizer_and_template(tmp_path: Path) -> N
     ids = torch.tensor([render_prompt(tokenizer, template, problem.question)])
     with torch.no_grad():
         assert torch.equal(saved.model.eval()(ids).logits, loaded.model(ids).logits)
+
+
+def test_rotary_positions_tell_the_order() -> None:
+    model = build(TinyConfig(width=12, layers=1, heads=3, feed_forward=16, rope_base=100.0)).eval()
+    assert model.config.rope_parameters["rope_theta"] == 100.0
+    with torch.no_grad():
+        one, two = (model(torch.tensor([ids])).logits[0, -1] for ids in ([9, 14, 21, 30], [21, 9, 14, 30]))
+    assert not torch.allclose(one, two, atol=1e-6)
+
+
+def test_loops_make_it_recurrent_and_it_saves_and_loads(tmp_path: Path) -> None:
+    loops = Loops(prelude=2, core=1, coda=1, mean=3, backprop=2, limit=9, state_std=0.1, embedding_scale=1.5)
+    shape = TinyConfig(width=12, heads=3, feed_forward=16, rope_base=100.0, loops=loops)
+    model = build(shape, seed=4)
+    assert type(model) is RecurrentDepthForCausalLM
+    config = model.config
+    assert (config.num_prelude_layers, config.num_core_layers, config.num_coda_layers) == (2, 1, 1)
+    assert (config.mean_recurrence, config.mean_backprop_depth, config.max_recurrence) == (3, 2, 9)
+    assert (config.block, config.norm_after_core, config.adapter_init) == ("pre", "every", "identity")
+    assert (config.state_std, config.embedding_scale, config.rope_theta) == (0.1, 1.5, 100.0)
+    assert parameters(build(shape, seed=4)) == parameters(model)
+    tokenizer = build_tokenizer(phrases())
+    save_student(Student(model, tokenizer, Template(thinking=False), "tiny"), tmp_path / "model")
+    loaded = load_student(tmp_path / "model", device="cpu")
+    ids = torch.tensor([render_prompt(tokenizer, loaded.template, "abfe")])
+    with torch.no_grad():
+        assert torch.equal(model.eval()(ids, num_steps=4).logits, loaded.model(ids, num_steps=4).logits)

@@ -7,7 +7,7 @@ Does not: hold a room's logic.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -15,20 +15,49 @@ from typing import Any
 from tutelage.curate.decontaminate import Drop, decontaminate
 from tutelage.curate.funnel import funnel
 from tutelage.errors import UsageError
-from tutelage.lab.world import make_problems
+from tutelage.lab import products, world
 from tutelage.problems.files import read_problems
-from tutelage.recipe import stages
+from tutelage.recipe import starts
 from tutelage.recipe.files import write_text
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, stable_hash, write_records
 
 
-def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
+def lab_problems(ctx: JobContext[starts.LabProblems]) -> dict[str, Any]:
     """Train, test and validation problems of the lab world."""
     config = ctx.config
-    draw = partial(
-        make_problems, min_steps=config.min_steps, max_steps=config.max_steps, onlookers=config.onlookers
+    return _drawn(
+        ctx,
+        partial(
+            world.make_problems,
+            min_steps=config.min_steps,
+            max_steps=config.max_steps,
+            onlookers=config.onlookers,
+        ),
     )
+
+
+def lab_products(ctx: JobContext[starts.LabProducts]) -> dict[str, Any]:
+    """Train, test and validation problems of the product world."""
+    config = ctx.config
+    return _drawn(
+        ctx,
+        partial(
+            products.make_problems,
+            min_steps=config.min_steps,
+            max_steps=config.max_steps,
+            stride=config.stride,
+            hidden=config.hidden,
+            examples=config.examples,
+        ),
+    )
+
+
+def _drawn(
+    ctx: JobContext[starts.LabProblems] | JobContext[starts.LabProducts], draw: Callable[..., list[Problem]]
+) -> dict[str, Any]:
+    """Problems of a world that `draw` makes: so many, from a seed."""
+    config = ctx.config
     test = draw(config.test, seed=2 * config.seed + 1)
     # The pool is drawn on its own and then decontaminated, as data from anywhere else would be; what the
     # test set costs it is drawn again.
@@ -43,7 +72,7 @@ def lab_problems(ctx: JobContext[stages.LabProblems]) -> dict[str, Any]:
     return _write_problems(ctx, kept[: config.train], test, kept[config.train : wanted], drops)
 
 
-def file_problems(ctx: JobContext[stages.FileProblems]) -> dict[str, Any]:
+def file_problems(ctx: JobContext[starts.FileProblems]) -> dict[str, Any]:
     """Train, test and validation problems from the user's files or the Hub."""
     config = ctx.config
     common: dict[str, Any] = {
