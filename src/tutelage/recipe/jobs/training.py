@@ -17,7 +17,7 @@ import tutelage
 from tutelage.curate.funnel import funnel
 from tutelage.curate.rejection import reject
 from tutelage.errors import UsageError
-from tutelage.recipe import stages
+from tutelage.recipe import starts
 from tutelage.recipe.jobs import fitting
 from tutelage.recipe.stage import JobContext
 from tutelage.recipe.training import MidTrain, Sft, TraceChoice
@@ -39,13 +39,13 @@ from tutelage.train.sft import SftResult, train_sft
 LAB_BASE = Path(tutelage.__file__).parent / "lab" / "base"
 
 
-def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
+def student(ctx: JobContext[starts.Student]) -> dict[str, Any]:
     """The student to start from, as a folder of safetensors."""
     config = ctx.config
     torch.set_num_threads(ctx.threads)
     template = Template(**config.template.model_dump()) if config.template else None
     if config.source == "tiny":
-        found = _fresh(config.seed, template or Template(), config.width, config.layers)
+        found = _fresh(config, template or Template())
     else:
         source = str(LAB_BASE) if config.source == "lab-base" else config.source
         found = load_student(source, device="cpu", template=template)
@@ -56,29 +56,33 @@ def student(ctx: JobContext[stages.Student]) -> dict[str, Any]:
     return {"source": config.source, "parameters": sum(p.numel() for p in found.model.parameters())}
 
 
-def _fresh(seed: int, template: Template, width: int | None, layers: int | None) -> Student:
-    from tutelage.lab.tokenizer import build_tokenizer
-    from tutelage.students.tiny import TinyConfig, build_tiny
+def _fresh(config: starts.Student, template: Template) -> Student:
+    from tutelage.lab import products, tokenizer
+    from tutelage.students.tiny import Loops, TinyConfig, build_tiny
 
-    tokenizer = build_tokenizer()
-    size = TinyConfig()
-    if width:  # heads of 32, as the usual size has them
-        size = replace(
-            size, width=width, heads=width // 32, feed_forward=size.feed_forward * width // size.width
-        )
-    model = build_tiny(
-        replace(size, layers=layers or size.layers),
-        vocabulary=len(tokenizer),
-        pad=tokenizer.pad_token_id,
-        end=tokenizer.eos_token_id,
-        seed=seed,
+    words = products.phrases() if config.world == "products" else None
+    known = tokenizer.build_tokenizer(words)
+    size = replace(
+        TinyConfig(),
+        rope_base=config.rope_base,
+        loops=Loops(**config.recurrent.model_dump()) if config.recurrent else None,
     )
-    return Student(model, tokenizer, template, "tiny")
+    if config.width:  # heads of 32, as the usual size has them
+        wide = size.feed_forward * config.width // size.width
+        size = replace(size, width=config.width, heads=config.width // 32, feed_forward=wide)
+    model = build_tiny(
+        replace(size, layers=config.layers or size.layers),
+        vocabulary=len(known),
+        pad=known.pad_token_id,
+        end=known.eos_token_id,
+        seed=config.seed,
+    )
+    return Student(model, known, template, "tiny")
 
 
 def sft(ctx: JobContext[Sft]) -> dict[str, Any]:
     """One model fine-tuned on traces, for one seed."""
-    learned = lessons(ctx, fitting.start(ctx))
+    learned = lessons(ctx, fitting.start(ctx), ctx.config.loss_on)
     admit(ctx, learned)
     result = train_sft(
         learned.student,
