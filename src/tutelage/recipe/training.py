@@ -33,6 +33,27 @@ class Lora(Settings):
     dropout: Share = 0.0
 
 
+class Depth(Settings):
+    """How deep a recurrent student goes in training. `drawn`: around its mean, else at it. With `start`
+    the mean grows from there to the model's own over the first share `over` of the steps: `linear`, or slowly
+    first (`1-sqrt`)."""
+
+    drawn: bool = True
+    start: Annotated[float, Field(ge=1)] | None = None
+    over: Annotated[float, Field(gt=0, le=1)] = 0.25
+    shape: Literal["linear", "1-sqrt"] = "linear"
+
+
+class Lengths(Settings):
+    """Short examples first: those of size `start` and less at first, all of them after the share `over` of
+    the steps. The size is the number of `steps` in a problem's metadata, or the example's `tokens`."""
+
+    start: Above
+    over: Annotated[float, Field(gt=0, le=1)] = 0.45
+    shape: Literal["linear", "1-sqrt"] = "linear"
+    by: Literal["steps", "tokens"] = "steps"
+
+
 class Validate(Settings):
     """Accuracy on held-out `problems` (the first `limit` of them, one reply each) every so many steps.
     `patience` checks without a new best end the stage; `choose: best` keeps the weights of the best check.
@@ -63,14 +84,17 @@ class Training(StageConfig):
     """What every stage that trains `model` has. `batch` samples a step go through the model in `accumulate`
     parts. `save_every` steps are between two checkpoints (null: a tenth of the run). `trackers` names
     services that metrics are sent to (TRL's report_to); none by itself. The learning rate is one for real
-    students (ten times that with `lora`); the lab's wants 3e-3."""
+    students (ten times that with `lora`); the lab's wants 3e-3. `optimiser: muon` moves the matrices of the
+    layers at `muon_learning_rate`, and embedding, head, norms and biases by AdamW at `learning_rate`."""
 
     model: Model
     steps: Positive
     batch: Positive = 32
     accumulate: Positive = 1
     lora: Lora | None = None
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = _rate(1e-5)
+    muon_learning_rate: Above = 1e-3
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = _warm_up(50)
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -119,19 +143,20 @@ class TraceChoice(StageConfig):
 
 class TraceData(TraceChoice, Training):
     """Training on traces. `chat_template: any` goes on although the tokenizer's chat template would lose the
-    thinking of a whole conversation."""
+    thinking of a whole conversation. `depth` is for a recurrent student (null: depths are drawn around its
+    mean)."""
 
     chat_template: Literal["faithful", "any"] = "faithful"
+    depth: Depth | None = None
 
 
 class Sft(TraceData):
-    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn; `loss_on: prefixes`
-    also learns, while a question is being read, the answers that its problem says are already decided there
-    (metadata `prefix_answers`, see `train.examples`). `launch` is an accelerate configuration file: the
-    stage then runs in the processes that it names (null: in one)."""
+    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn. `launch` is an
+    accelerate configuration file: the stage then runs in the processes that it names (null: in one).
+    `lengths`: short examples first (null: all from the first step on)."""
 
     kind: Literal["sft"]
-    loss_on: Literal["reply", "prefixes"] = "reply"
+    lengths: Lengths | None = None
     launch: LaunchFile | None = None
 
 
@@ -168,9 +193,11 @@ class Distill(TraceData):
     `scores` are saved log-probabilities; `teacher` is a live model (exactly one of the two). `beta` 0 is
     forward KL, 1 reverse KL, between them the generalised Jensen-Shannon divergence. `on_policy` is the share
     of micro-batches that the student writes itself (needs `teacher`). `aligned: true` is for a teacher with
-    another tokenizer; `numbers: any` goes on although the two split numbers differently."""
+    another tokenizer; `numbers: any` goes on although the two split numbers differently. `lengths` as for
+    `sft`."""
 
     kind: Literal["distill"]
+    lengths: Lengths | None = None
     teacher: Model | None = None
     scores: Annotated[str, InputRef("scores")] | None = None
     beta: Share = 0.0

@@ -132,6 +132,7 @@ def distill(
         progress=progress,
         names=lambda: ", ".join(examples[row].trace_id for row in made[-1].fed),
         counts=counts,
+        sizes=[each.size for each in examples] if optimiser.lengths else None,
     )
     return Distilled(
         fitted, int(counts["tokens_seen"]), int(counts["tokens_learned"]), int(counts["written"])

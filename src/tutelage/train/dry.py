@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from tutelage.errors import UsageError
-from tutelage.train.settings import Optimiser, Progress
+from tutelage.train.recurrent import backbone
+from tutelage.train.settings import Depth, Optimiser, Progress
 
 if TYPE_CHECKING:
     from tutelage.students.pretrained import Student
@@ -75,9 +76,13 @@ def dry_pass(student: Student, optimiser: Optimiser, run: Run) -> Dry:
         batch=optimiser.batch // optimiser.accumulate,
         accumulate=1,
         learning_rate=0.0,
+        muon_learning_rate=0.0,
         weight_decay=0.0,
         schedule="constant",
         warmup_steps=0,
+        # A recurrent student at its mean, which is what a step costs on average.
+        depth=Depth(drawn=backbone(student.model) is None),
+        lengths=None,
     )
     moments: list[float] = []
 

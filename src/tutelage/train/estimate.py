@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tutelage.train.muon import matrices
+from tutelage.train.recurrent import backbone
 from tutelage.train.settings import Optimiser
 
 FLOAT, HALF = 4, 2
@@ -18,8 +20,10 @@ FLOAT, HALF = 4, 2
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a decoder that memory depends on. `adapted` are the sums of inputs and outputs of the
-    linear layers that an adapter would be put on; `weight_bytes` is what one weight takes."""
+    """The sizes of a decoder that memory depends on. `layers` are those that a gradient passes through, those
+    of a recurrent core once for each loop with gradient; `loops` is the mean of all its loops. `adapted` are
+    the sums of inputs and outputs of the linear layers that an adapter would be put on; `matrices` are the
+    weights that Muon would train; `weight_bytes` is what one weight takes."""
 
     parameters: int
     layers: int
@@ -29,6 +33,8 @@ class Shape:
     vocabulary: int
     adapted: int
     weight_bytes: int = FLOAT
+    matrices: int = 0
+    loops: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +80,22 @@ def shape_of(model: Any) -> Shape:
     head = model.get_output_embeddings()
     linear = [each for each in model.modules() if _is_linear(each) and each is not head]
     parameters = list(model.parameters())
+    layers, loops = int(config.num_hidden_layers), None
+    if backbone(model) is not None:
+        loops = int(config.mean_recurrence)
+        layers = int(config.depth(min(loops, config.mean_backprop_depth)))
+    by_muon = set(matrices(model))
     return Shape(
         parameters=sum(each.numel() for each in parameters),
-        layers=int(config.num_hidden_layers),
+        layers=layers,
         width=width,
         feed_forward=int(getattr(config, "intermediate_size", None) or 4 * width),
         key_value=per_head * groups,
         vocabulary=int(config.vocab_size),
         adapted=sum(int(each.weight.shape[0] + each.weight.shape[1]) for each in linear),
         weight_bytes=parameters[0].element_size(),
+        matrices=sum(each.numel() for name, each in model.named_parameters() if name in by_muon),
+        loops=loops,
     )
 
 
@@ -94,11 +107,11 @@ def trained_weights(shape: Shape, optimiser: Optimiser) -> int:
 def memory(shape: Shape, optimiser: Optimiser, rows: int, length: int) -> Memory:
     """Bytes at the peak of a step on `rows` rows of `length` tokens.
 
-    Weights, gradients and Adam's two moments are exact (Rajbhandari et al. 2020, ZeRO, §3.1, here with
-    weights of one precision). Activations follow Korthikanti et al. 2022 ("Reducing activation recomputation
-    in large transformer models", §4), counted for a block of Llama's kind with attention that keeps no
-    scores: what two norms and the attention save (9 widths and twice the keys), four times the feed-forward
-    width, and three times the vocabulary for the logits, their logarithms and their gradient."""
+    Weights, gradients and Adam's two moments (Muon has one) are exact (Rajbhandari et al. 2020, ZeRO, §3.1,
+    here with weights of one precision). Activations follow Korthikanti et al. 2022 ("Reducing activation
+    recomputation in large transformer models", §4), counted for a block of Llama's kind with attention that
+    keeps no scores: what two norms and the attention save (9 widths and twice the keys), four times the
+    feed-forward width, and three times the vocabulary for the logits, their logarithms and their gradient."""
     trained = trained_weights(shape, optimiser)
     adapter = 0 if optimiser.lora is None else trained * FLOAT
     each = HALF if optimiser.bf16 else FLOAT
@@ -109,7 +122,7 @@ def memory(shape: Shape, optimiser: Optimiser, rows: int, length: int) -> Memory
     return Memory(
         weights=shape.parameters * shape.weight_bytes + adapter,
         gradients=trained * shape.weight_bytes,
-        optimiser=2 * trained * shape.weight_bytes,
+        optimiser=(2 * trained - (shape.matrices if optimiser.kind == "muon" else 0)) * shape.weight_bytes,
         activations=rows * length * (layers + 3 * shape.vocabulary * FLOAT) + copies,
     )
 
@@ -146,6 +159,11 @@ def estimate(
     fed = optimiser.steps * optimiser.batch
     assumptions = ["memory: one process, attention that keeps no scores, nothing else on the device"]
     seconds = None
+    if shape.loops is not None:
+        assumptions.append(
+            f"loops: {shape.loops} on average; those without gradient keep no activations; a ramp of the "
+            "mean takes less time"
+        )
     if step_seconds is not None and step_positions:
         seconds = optimiser.steps * optimiser.accumulate * step_seconds * positions / step_positions
         assumptions.append(

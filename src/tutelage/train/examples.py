@@ -14,7 +14,7 @@ and 8 steps were solved with 100, 100, 100 and 14 % with the mask and 31, 12, 18
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tutelage.errors import UsageError
@@ -31,12 +31,14 @@ LossOn = Literal["reply", "document", "prefixes"]
 @dataclass(frozen=True, slots=True)
 class Example:
     """One training sample. `labels` equal `input_ids` where the loss falls and are -100 elsewhere; both have
-    shape [tokens]. With loss on prefixes, labels of the prompt are answers instead (see `prefix_labels`)."""
+    shape [tokens]. With loss on prefixes, labels of the prompt are answers instead (see `prefix_labels`).
+    `size` is what a curriculum on length compares (see `curriculum`)."""
 
     input_ids: list[int]
     labels: list[int]
     problem_id: str
     trace_id: str
+    size: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,27 @@ def prefix_labels(tokenizer: Any, template: Template, problem: Problem, prompt: 
             raise UsageError(f"{where}: {answer!r} is {len(ids)} tokens; one place can learn only one")
         labels[first + ends[end] + 1] = ids[0]
     return labels[:prompt]
+
+
+def sized(
+    examples: Sequence[Example], problems: Mapping[str, Problem], by: Literal["steps", "tokens"]
+) -> list[Example]:
+    """`examples` with their sizes: the `steps` that their problems' metadata names (a number, or a list of
+    them), or their own tokens. Raises UsageError for a problem that names none."""
+    if by == "tokens":
+        return [replace(each, size=float(len(each.input_ids))) for each in examples]
+    return [replace(each, size=_steps(problems[each.problem_id])) for each in examples]
+
+
+def _steps(problem: Problem) -> float:
+    steps = problem.metadata.get("steps")
+    if isinstance(steps, Sequence) and not isinstance(steps, str):
+        return float(len(steps))
+    if isinstance(steps, bool) or not isinstance(steps, int | float):
+        raise UsageError(
+            f"problem {problem.id} has no number of steps in its metadata; set lengths.by: tokens"
+        )
+    return float(steps)
 
 
 def gold_traces(problems: Sequence[Problem], answer: str = "{gold}") -> list[Trace]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,23 +21,24 @@ from typing import Any
 import huggingface_hub.constants
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from tutelage.errors import StorageError, UsageError, storage_error
 from tutelage.students.pretrained import Student
 from tutelage.train import ranks
-from tutelage.train.checkpoints import Resumed, open_folder, seal
+from tutelage.train.checkpoints import Resumed, open_folder
+from tutelage.train.curriculum import ByLength
 from tutelage.train.dry import out_of_memory
 from tutelage.train.journal import LOG, Journal
-from tutelage.train.merged import merged
+from tutelage.train.muon import build_muon
+from tutelage.train.recurrent import Pace, paced
 from tutelage.train.settings import Keep, Lora, Optimiser, Progress, Validation
+from tutelage.train.watch import Watch
 
 huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # TRL's trainers would report each use
 
 Build = Callable[[Any, dict[str, Any], list[TrainerCallback]], Trainer]
-BEST = "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,8 @@ class Fitted:
     """What was done: optimiser steps, seconds of this process, the rows of the log, why it stopped before the
     last step (None: it did not), and the validations as (step, accuracy); `chosen_step` is where the weights
     are from when the best validation was kept. `weights` are the whole model's, in the first process, where
-    several processes held a part each (FSDP); else None, and the student's model holds them."""
+    several processes held a part each (FSDP); else None, and the student's model holds them. `alarms` are
+    what was wrong with a recurrent student's states when the run ended, a line each (see `alarms`)."""
 
     steps: int
     seconds: float
@@ -54,6 +56,7 @@ class Fitted:
     validations: list[tuple[int, float]] = field(default_factory=list)
     chosen_step: int | None = None
     weights: dict[str, torch.Tensor] | None = None
+    alarms: list[str] = field(default_factory=list)
 
 
 class _NotFinite(Exception):
@@ -70,18 +73,24 @@ def fit(
     progress: Progress | None = None,
     names: Callable[[], str] | None = None,
     counts: dict[str, float] | None = None,
+    sizes: Sequence[float] | None = None,
 ) -> Fitted:
     """Train `student` in place with the trainer that `build(model, arguments, callbacks)` makes; a LoRA
     adapter is merged at the end. `names` tells which samples the last micro-batch held; `counts` are the
-    stage's counters, restored when a run is resumed.
+    stage's counters, restored when a run is resumed; `sizes` are those of the trainer's rows, where
+    `optimiser.lengths` is to choose among them.
 
     Raises UsageError for a loss that is not finite and for too little GPU memory, with what to lower, and
     StorageError when a checkpoint cannot be written; the last whole checkpoint stays."""
     keep = keep or Keep()
-    if keep.folder is None:
-        with TemporaryDirectory(prefix="tutelage-train-") as scratch:
-            return _fit(student, optimiser, build, Path(scratch), keep, validation, progress, names, counts)
-    return _fit(student, optimiser, build, keep.folder, keep, validation, progress, names, counts)
+    if optimiser.lengths and sizes is None:
+        raise UsageError("lengths: this stage does not choose its examples by their length; leave it out")
+    with ExitStack() as stack:
+        folder = keep.folder
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="tutelage-train-")))
+        pace = stack.enter_context(paced(student.model, optimiser, student.name))
+        return _fit(student, optimiser, build, folder, keep, validation, progress, names, counts, sizes, pace)
 
 
 def _fit(
@@ -94,6 +103,8 @@ def _fit(
     progress: Progress | None,
     names: Callable[[], str] | None,
     counts: dict[str, float] | None,
+    sizes: Sequence[float] | None,
+    pace: Pace | None,
 ) -> Fitted:
     started = time.monotonic()
     with ranks.first_goes_first():
@@ -107,9 +118,9 @@ def _fit(
         model = get_peft_model(model, _lora_config(optimiser.lora))
     model.train()
     journal = Journal(folder / LOG if keep.folder and ranks.is_first() else None, state.step)
-    watch = _Watch(student, optimiser, folder, state, journal, validation, progress, counts)
+    watch = Watch(student, optimiser, folder, state, journal, validation, progress, counts, pace)
     arguments = common_arguments(optimiser, folder, keep, model)
-    trainer = build(model, arguments, [watch])
+    trainer = build(model, arguments, [*([pace] if pace else []), watch])
     trainer.remove_callback(PrinterCallback)  # it prints every log to stdout
     trainer.remove_callback(ProgressCallback)
     watch.trainer = trainer
@@ -119,7 +130,12 @@ def _fit(
         raise UsageError(
             "lora is merged in each process whole; leave it out with FSDP, or launch without FSDP"
         )
-    _check_losses(trainer)
+    if optimiser.kind == "muon":
+        _by_muon(trainer, optimiser)
+    if optimiser.lengths and sizes is not None:
+        rows = ByLength(sizes, optimiser.lengths, optimiser.steps, optimiser.batch, optimiser.seed)
+        trainer._get_train_sampler = lambda *_: rows
+    _check_losses(trainer, watch)
     try:
         with _quiet(), _settled():
             trainer.train(resume_from_checkpoint=str(found[0]) if found else None)
@@ -156,6 +172,7 @@ def _fit(
         validations=list(state.validations),
         chosen_step=watch.best[0] if watch.best and validation and validation.choose == "best" else None,
         weights=weights,
+        alarms=watch.alarms,
     )
 
 
@@ -228,116 +245,32 @@ def _settled() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _check_losses(trainer: Trainer) -> None:
-    """Look at every micro-batch's loss before the optimiser uses its gradient."""
-    inner = trainer.training_step
+def _by_muon(trainer: Trainer, optimiser: Optimiser) -> None:
+    if trainer.is_fsdp_enabled:
+        raise UsageError("optimiser: muon needs whole matrices in each process; use adamw with FSDP")
+    # The trainer calls what it takes for a factory with the model, and with arguments of its own making.
+    trainer.optimizer_cls_and_kwargs = (lambda: lambda model: build_muon(model, optimiser)), {}
 
-    def step(*args: Any, **kwargs: Any) -> torch.Tensor:
-        loss: torch.Tensor = inner(*args, **kwargs)
+
+def _check_losses(trainer: Trainer, watch: Watch) -> None:
+    """Look at every micro-batch's loss before the optimiser uses its gradient."""
+    inner, log = trainer.training_step, trainer.log
+
+    def step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        watch.inputs = dict(inputs) if isinstance(inputs, Mapping) else {}
+        loss: torch.Tensor = inner(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss).all():
             raise _NotFinite
         return loss
 
-    trainer.training_step = step
+    def tell(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        log(logs | watch.seen if "loss" in logs else logs, *args, **kwargs)
+        watch.seen = {}
+
+    trainer.training_step, trainer.log = step, tell
 
 
 def _disk_refused(error: Exception, folder: Path) -> bool:
     """Whether the disk or the folder of checkpoints is what failed; not a socket or somebody's file."""
     ours = isinstance(error, OSError) and str(error.filename or "").startswith(str(folder))
     return ours or storage_error(error, str(folder)) is not None
-
-
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Passes steps on to the caller's progress, writes the log, seals checkpoints, and validates."""
-
-    def __init__(
-        self,
-        student: Student,
-        optimiser: Optimiser,
-        folder: Path,
-        state: Resumed,
-        journal: Journal,
-        validation: Validation | None,
-        progress: Progress | None,
-        counts: dict[str, float] | None,
-    ) -> None:
-        self.student, self.optimiser, self.folder = student, optimiser, folder
-        self.resumed, self.journal, self.validation = state, journal, validation
-        self.progress, self.counts = progress, counts if counts is not None else {}
-        self.stopped: str | None = None
-        self.note = ""
-        self.trainer: Any = None
-
-    @property
-    def best(self) -> tuple[int, float] | None:
-        """The first of the best validations."""
-        return max(self.resumed.validations, key=lambda each: (each[1], -each[0]), default=None)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.progress:
-            self.progress(state.global_step, self.optimiser.steps, self.note)
-        if self.validation and (
-            state.global_step % self.validation.every == 0 or state.global_step == self.optimiser.steps
-        ):
-            self._validate(state.global_step, control)
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            if "loss" in logs:
-                self.note = f"loss {float(logs['loss']):.3f}"
-            self.journal.add(state.global_step, logs)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        ranks.wait()  # each process writes a part of the checkpoint
-        if state.is_world_process_zero:
-            self.resumed.step = state.global_step
-            self.resumed.counts = dict(self.counts)
-            seal(self.folder / f"checkpoint-{state.global_step}", self.resumed)
-
-    def _validate(self, step: int, control: Any) -> None:
-        assert self.validation is not None
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        model.eval()
-        with torch.random.fork_rng(), merged(model) as plain:
-            accuracy = self.validation.evaluate(
-                Student(plain, self.student.tokenizer, self.student.template, self.student.name)
-            )
-        model.train()
-        before = self.best
-        self.resumed.validations.append((step, accuracy))
-        self.journal.add(step, {"validation_accuracy": accuracy})
-        if self.validation.choose == "best" and (before is None or accuracy > before[1]):
-            self._save_best(model)
-        if self.validation.patience is not None and self._waited() >= self.validation.patience:
-            self.stopped = (
-                f"no better validation in {self.validation.patience} looks; best {self.best[1]:.1%} at step "
-                f"{self.best[0]}"
-                if self.best
-                else None
-            )
-            control.should_training_stop = True
-
-    def _waited(self) -> int:
-        """Looks since the best one."""
-        if self.best is None:
-            return 0
-        steps = [step for step, _ in self.resumed.validations]
-        return len(steps) - 1 - steps.index(self.best[0])
-
-    def _save_best(self, model: Any) -> None:
-        weights = {name: each.detach().cpu().clone() for name, each in _trainable(model).items()}
-        partial = self.folder / (BEST + ".partial")
-        save_file(weights, partial)
-        partial.replace(self.folder / BEST)
-
-    def restore_best(self) -> None:
-        """Put the weights of the best validation back into the model."""
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        weights = load_file(self.folder / BEST)
-        with torch.no_grad():
-            for name, each in _trainable(model).items():
-                each.copy_(weights[name])
-
-
-def _trainable(model: Any) -> dict[str, Any]:
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}

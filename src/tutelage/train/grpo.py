@@ -39,6 +39,7 @@ from tutelage.train.fit import Fitted, fit
 from tutelage.train.grading import Grader
 from tutelage.train.groups import uniform_length
 from tutelage.train.grpo_rows import GrpoLoss, Source
+from tutelage.train.recurrent import comparing
 from tutelage.train.rewards import reply_tokens
 from tutelage.train.rollouts import sample
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation
@@ -78,6 +79,7 @@ def train_grpo(
     grouping, loss, decoding = grouping or Grouping(), loss or GrpoLoss(), decoding or Decoding()
     if optimiser.batch % grouping.size or optimiser.batch < grouping.size:
         raise UsageError(f"batch {optimiser.batch} does not divide into groups of {grouping.size}")
+    optimiser = comparing(optimiser, student.model, decoding.policy.effort)
     chosen = list(problems)
     if uniform < 1:
         chosen = _uniform(student, chosen, decoding, grouping.size, uniform, optimiser.seed, progress)

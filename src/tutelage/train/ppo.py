@@ -29,6 +29,7 @@ from tutelage.train.fit import Fitted, fit
 from tutelage.train.grading import Grader
 from tutelage.train.ppo_replies import Replies
 from tutelage.train.ppo_trainer import PpoSettings, PpoTrainer
+from tutelage.train.recurrent import comparing
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation
 
 __all__ = ["Ppo", "PpoSettings", "train_ppo"]
@@ -60,6 +61,7 @@ def train_ppo(
     Raises UsageError for settings that cannot work, and what `fit` raises."""
     settings, decoding = settings or PpoSettings(), decoding or Decoding()
     _check(problems, optimiser, settings, decoding)
+    optimiser = comparing(optimiser, student.model, decoding.policy.effort)
     replies = Replies(student, problems, grader, optimiser, settings.group, decoding)
 
     def build(model: Any, arguments: dict[str, Any], callbacks: list[TrainerCallback]) -> Trainer:

@@ -27,6 +27,7 @@ from tutelage.train.episodes import Episodes, Outlook, gather, look
 from tutelage.train.gae import gae, masked_mean, whiten
 from tutelage.train.merged import merged
 from tutelage.train.ppo_replies import Replies
+from tutelage.train.recurrent import backbone
 from tutelage.train.settings import Optimiser
 from tutelage.train.surrogate import action_rewards, k1, k3, policy_loss, value_loss
 from tutelage.train.value import ValueHead, width_of
@@ -118,8 +119,9 @@ class PpoTrainer(Trainer):  # type: ignore[misc]
         is not a number, with the clipped gradient of the last one in place."""
         step = int(self.state.global_step)
         # Without dropout (old and new probabilities must be of one function), unless activations are
-        # recomputed, which transformers does in training mode only.
-        model.train(bool(self.args.activation_checkpointing))
+        # recomputed or a recurrent model (which has no dropout) loops without gradient: both are done in
+        # training mode only.
+        model.train(bool(self.args.activation_checkpointing) or backbone(model) is not None)
         batch = self._collect(model, step)
         losses: list[Tensor] = []
         plan = self._minibatches(len(batch.returns), step)

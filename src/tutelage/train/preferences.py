@@ -29,6 +29,7 @@ from tutelage.errors import UsageError
 from tutelage.students.pretrained import Student
 from tutelage.train.fit import Fitted, fit
 from tutelage.train.pairs import Pair
+from tutelage.train.recurrent import comparing
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation
 
 Loss = Literal["sigmoid", "ipo", "hinge", "robust"]
@@ -159,6 +160,7 @@ def train_dpo(
     Raises UsageError when there is no pair, when one is longer than `max_length` or has a side without a
     token that the model drew, for an adapter with dropout, and what `fit` raises."""
     _check(pairs, max_length, optimiser)
+    optimiser = comparing(optimiser, student.model)
     tokenizer = student.tokenizer
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     counts: dict[str, float] = {}

@@ -1,5 +1,5 @@
-"""What every stage that trains is told: the optimiser, what survives a kill, and when to look at held-out
-problems.
+"""What every stage that trains is told: the optimiser and its curricula, what survives a kill, and when to
+look at held-out problems.
 
 Promises: frozen values; settings that cannot work are refused when they are made.
 Does not: load torch, or train (see `fit`).
@@ -7,6 +7,7 @@ Does not: load torch, or train (see `fit`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,52 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class Ramp:
+    """A quantity that grows from `start` to its full value over the first share `over` of the steps, evenly
+    ("linear") or slowly first ("1-sqrt": with 1 - sqrt(1 - x), McLeish et al. 2025, arXiv 2511.07384). Raises
+    UsageError for numbers that cannot work."""
+
+    start: float
+    over: float = 0.25
+    shape: Literal["linear", "1-sqrt"] = "linear"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.over <= 1:
+            raise UsageError(f"over is {self.over:g}; it is a share of the steps, above 0 and up to 1")
+        if not self.start > 0:
+            raise UsageError(f"start is {self.start:g}; it must be above 0")
+
+    def at(self, step: int, steps: int, full: float) -> float:
+        """The value at `step` (from 0) of `steps`."""
+        done = min(1.0, step / max(1.0, self.over * steps))
+        if self.shape == "1-sqrt":
+            done = 1.0 - math.sqrt(1.0 - done)
+        return self.start + (full - self.start) * done
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How deep a recurrent student goes in training. `drawn`: each step's depth is drawn around the mean
+    (Geiping et al. 2025, section 3.3); else every step is at the mean, from the initial states of evaluation.
+    `ramp`: the mean grows from its start to the model's own; fewer loops than that carry a gradient while the
+    mean is below them."""
+
+    drawn: bool = True
+    ramp: Ramp | None = None
+
+    def __post_init__(self) -> None:
+        if self.ramp and self.ramp.start < 1:
+            raise UsageError(f"depth: start is {self.ramp.start:g}; the core runs at least once")
+
+
+@dataclass(frozen=True, slots=True)
 class Optimiser:
-    """AdamW and its schedule. `batch` is samples per step over all processes, split into `accumulate`
-    micro-batches. `bf16` is mixed precision with float32 weights, `checkpointing` recomputes activations to
-    save memory. Raises UsageError for numbers that cannot work."""
+    """The optimiser and its schedule. `kind` "adamw", or "muon": the matrices of the layers by Muon at
+    `muon_learning_rate`, all else by AdamW at `learning_rate` (see `muon`); the schedule scales both. `batch`
+    is samples per step over all processes, split into `accumulate` micro-batches. `bf16` is mixed precision
+    with float32 weights, `checkpointing` recomputes activations to save memory. `depth` is for recurrent
+    students; `lengths` learns from short examples first, up to so large a `size`. Raises UsageError for
+    numbers that cannot work."""
 
     steps: int
     batch: int = 32
@@ -48,8 +91,14 @@ class Optimiser:
     bf16: bool = False
     checkpointing: bool = False
     lora: Lora | None = None
+    kind: Literal["adamw", "muon"] = "adamw"
+    muon_learning_rate: float = 1e-3
+    depth: Depth = Depth()
+    lengths: Ramp | None = None
 
     def __post_init__(self) -> None:
+        if self.kind == "muon" and self.lora:
+            raise UsageError("optimiser: muon turns whole matrices; with lora use adamw")
         if self.steps < 1:
             raise UsageError(f"steps is {self.steps}; training needs at least 1")
         if self.accumulate < 1 or self.batch < 1 or self.batch % self.accumulate:

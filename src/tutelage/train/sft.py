@@ -114,6 +114,8 @@ def train_sft(
     model lets packed examples see each other, and what `fit` raises."""
     if not examples:
         raise UsageError("there is no example to train on")
+    if packed is not None and optimiser.lengths:
+        raise UsageError("lengths: packed rows mix long and short examples; leave it out, or use kind: sft")
     tokenizer = student.tokenizer
     pad = padding(tokenizer).id
     packing, groups = None, [[place] for place in range(len(examples))]
@@ -163,6 +165,7 @@ def train_sft(
         progress=progress,
         names=names,
         counts=counts,
+        sizes=[each.size for each in examples] if optimiser.lengths else None,
     )
     vars(student.model).pop("forward", None)  # TRL's; a copy of this student would run these weights by it
     return SftResult(
@@ -170,7 +173,13 @@ def train_sft(
         tokens_seen=int(counts["tokens_seen"]),
         tokens_learned=int(counts["tokens_learned"]),
         positions=int(counts["positions"]),
-        epochs=round(float(made[0].state.epoch or 0.0), 3),
+        # With lengths the whole run is one round of the loader, whatever share of the rows it feeds.
+        epochs=round(
+            fitted.steps * optimiser.batch / len(groups)
+            if optimiser.lengths
+            else float(made[0].state.epoch or 0.0),
+            3,
+        ),
         packing=packing,
         losses=[(row["step"], row["loss"]) for row in fitted.log if "loss" in row],
     )

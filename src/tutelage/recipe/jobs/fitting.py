@@ -20,14 +20,15 @@ from tutelage.recipe.files import content_hash, remove
 from tutelage.recipe.load import FILE_PREFIX
 from tutelage.recipe.manifest import versions
 from tutelage.recipe.stage import InputPath, JobContext, marked
-from tutelage.recipe.training import Training
+from tutelage.recipe.training import Depth as DepthConfig
+from tutelage.recipe.training import Distill, Sft, TraceData, Training
 from tutelage.records import Problem, read_records, stable_hash
 from tutelage.students.card import write_training
 from tutelage.students.pretrained import Student, load_student, save_student
 from tutelage.train import ranks
 from tutelage.train.fit import Fitted
 from tutelage.train.journal import write_log
-from tutelage.train.settings import Keep, Lora, Optimiser, Validation
+from tutelage.train.settings import Depth, Keep, Lora, Optimiser, Ramp, Validation
 
 WORK = ".work"
 # Settings that do not change what is trained.
@@ -43,12 +44,22 @@ def start(ctx: JobContext[Training]) -> Student:
 def optimiser(ctx: JobContext[Training]) -> Optimiser:
     """The stage's optimiser settings."""
     config = ctx.config
-    names = set(Optimiser.__dataclass_fields__) - {"seed", "lora"}
+    names = set(Optimiser.__dataclass_fields__) - {"seed", "lora", "kind", "depth", "lengths"}
+    depth = config.depth if isinstance(config, TraceData) else None
+    lengths = config.lengths if isinstance(config, Sft | Distill) else None
     return Optimiser(
         **config.model_dump(include=names),
+        kind=config.optimiser,
         lora=Lora(**config.lora.model_dump()) if config.lora else None,
+        depth=_depth(depth) if depth else Depth(),
+        lengths=Ramp(lengths.start, lengths.over, lengths.shape) if lengths else None,
         seed=ctx.seed or 0,
     )
+
+
+def _depth(wanted: DepthConfig) -> Depth:
+    ramp = None if wanted.start is None else Ramp(wanted.start, wanted.over, wanted.shape)
+    return Depth(wanted.drawn, ramp)
 
 
 def keep(ctx: JobContext[Training]) -> Keep:
@@ -167,4 +178,5 @@ def finish(
         "validation_problems": len(validation_problems(ctx)),
         "stopped": fitted.stopped,
         "chosen_step": fitted.chosen_step,
+        "alarms": fitted.alarms,
     }

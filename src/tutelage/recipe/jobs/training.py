@@ -32,7 +32,7 @@ from tutelage.train.check import Samples, changed, refuse_traps
 from tutelage.train.check import packed as packed_batch
 from tutelage.train.check import padded as padded_batch
 from tutelage.train.dry import dry_pass, longest
-from tutelage.train.examples import ExampleSet, LossOn, build_examples, gold_traces
+from tutelage.train.examples import ExampleSet, LossOn, build_examples, gold_traces, sized
 from tutelage.train.mixing import mix
 from tutelage.train.sft import SftResult, train_sft
 
@@ -154,6 +154,9 @@ def lessons(ctx: JobContext[TraceChoice], begun: Student, loss_on: LossOn = "rep
         numbers["changed"] = len(left_out)
         if not made.examples:
             raise UsageError("every trace is changed by the student's tokenizer; use another one")
+    grown = getattr(config, "lengths", None)
+    if grown is not None:
+        made = replace(made, examples=sized(made.examples, by_id(problems), grown.by))
     used = {example.problem_id for example in made.examples}
     numbers |= {"problems": len(used), "examples": len(made.examples), "too_long": len(made.too_long)}
     return Lessons(student, made, chosen, [each for each in problems if each.id in used], numbers)
