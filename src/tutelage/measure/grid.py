@@ -1,4 +1,4 @@
-"""Which points a sweep measures: budgets, waits, minima, votes and other methods, and the lines they lie on.
+"""Which points a sweep measures: budgets, waits, minima, votes, loops and other methods, and their lines.
 
 Promises: settings that contradict each other are refused here; every point of a line differs from its
 neighbour in one setting.
@@ -7,7 +7,8 @@ before anything is decoded).
 
 Methods by name: `natural` (unforced), `budget` (s1's maximum with a forced close), `wait` (s1's minimum: the
 first N closes become a wait string, or as many as it takes to reach a minimum), `suppress` (the same with the
-close masked and nothing written: the control for the string itself), `vote` (majority of k, see `sweep`), and
+close masked and nothing written: the control for the string itself), `vote` (majority of k, see `sweep`),
+`loops` and `exit` (passes of the core of a recurrent-depth model: so many, or until a token has settled), and
 those of `think.control` and `think.vote` that are given as `methods`.
 """
 
@@ -18,12 +19,13 @@ from typing import Any, Literal
 
 from tutelage.errors import UsageError
 from tutelage.measure.scaling import Bound
-from tutelage.think.control import BudgetForcing, Natural
+from tutelage.think.control import BudgetForcing, Depth, Natural
+from tutelage.think.effort import Exit
 from tutelage.think.methods import Method
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
 
-Part = Literal["natural", "capped", "extended"]
+Part = Literal["natural", "capped", "extended", "loops"]
 FREE: Bound = (None, None)
 # What a step may take before it counts as not obeyed: s1's stand-in (appendix D.1).
 _STEP = 100
@@ -49,7 +51,10 @@ class Grid:
     maxima in tokens. `waits` numbers of refused closes (0 is the natural point, which is always there) and
     `minimums` of tokens, each with each of `strings` (None: closes are masked). `votes` are sizes of majority
     votes, out of `vote_samples` unforced replies at `vote_temperature` (None: those of the points); where
-    they are the points' own, the largest vote is also taken at every budget. `methods` are further ones.
+    they are the points' own, the largest vote is also taken at every budget. `num_steps` are depths of a
+    recurrent-depth model and `exits` (see `think.effort`) its rules to stop, with the policy's number of
+    steps as their bound; `continuous`: each of both a second time, with every token's loop started from the
+    last state. `methods` are further ones.
 
     Raises UsageError for points that cannot be measured."""
 
@@ -63,13 +68,22 @@ class Grid:
     votes: tuple[int, ...] = ()
     vote_samples: int | None = None
     vote_temperature: float | None = None
+    num_steps: tuple[int, ...] = ()
+    exits: tuple[str, ...] = ()
+    continuous: bool = False
     methods: tuple[Method, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("budgets", "waits", "minimums", "votes"):
+        for name in ("budgets", "waits", "minimums", "votes", "num_steps"):
             values = getattr(self, name)
-            if len(set(values)) < len(values) or any(value < (name == "votes") for value in values):
+            least = name in ("votes", "num_steps")
+            if len(set(values)) < len(values) or any(value < least for value in values):
                 raise UsageError(f"{name}: {list(values)}; write different whole numbers, none negative")
+        spelled = [str(Exit.parse(text)) for text in self.exits]
+        if len(set(spelled)) < len(spelled):
+            raise UsageError(f"exits: {', '.join(spelled)}: write each rule once")
+        if self.continuous and not (self.num_steps or self.exits):
+            raise UsageError("continuous: it goes with num_steps or exits; give at least one of them")
         named = {None if string is None else string.strip() for string in self.strings}
         if len(named) < len(self.strings) or not self.strings:
             raise UsageError(
@@ -129,7 +143,28 @@ class Grid:
                 told = f"at least {least} tokens, {'masked' if string is None else quoted(string)}"
                 method = BudgetForcing(min_tokens=least, wait=string)
                 points.append(Planned(method, told, "extended", f"{line}, at least", (float(least), None)))
-        return points + [_other(method) for method in self.methods]
+        return points + self._depths() + [_other(method) for method in self.methods]
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a point asks for more or fewer tokens of thinking."""
+        return bool(self.budgets or self.waits or self.minimums or self.methods)
+
+    def _depths(self) -> list[Planned]:
+        """Points in the loop of a recurrent-depth model: fixed depths, then exits from loose to strict."""
+        points = []
+        exits = sorted(map(Exit.parse, self.exits), key=_strictness)
+        for continuous in (False, True)[: 1 + self.continuous]:
+            also = ", continuous" if continuous else ""
+            for steps in sorted(self.num_steps):
+                told = f"{steps} loop{'s' if steps > 1 else ''}{also}"
+                points.append(Planned(Depth(steps, None, continuous), told, "loops", f"loops{also}"))
+            for rule in exits:
+                line = f"exit by {rule.criterion}{also}"
+                points.append(
+                    Planned(Depth(None, str(rule), continuous), f"exit {rule}{also}", "loops", line)
+                )
+        return points
 
 
 def _other(method: Method) -> Planned:
@@ -147,6 +182,13 @@ def _other(method: Method) -> Planned:
     return Planned(method, setting, "extended" if "votes" in row else "capped", line, bound)
 
 
+def _strictness(rule: Exit) -> tuple[str, float, int, int]:
+    """Exits of one criterion from few passes to many: a smaller threshold is stricter, except of "argmax",
+    which counts steps."""
+    threshold = rule.threshold if rule.criterion == "argmax" else -rule.threshold
+    return rule.criterion, threshold, rule.min_steps, rule.every
+
+
 def drawn(sampling: Sampling) -> str:
     """How replies are drawn, in words: the `sampling` of a row."""
     return "greedy" if sampling.greedy else f"T = {sampling.temperature:g}"
@@ -160,6 +202,7 @@ def quoted(string: str) -> str:
 def fields(planned: Planned) -> dict[str, Any]:
     """The fields of a row that say which point it is."""
     base: dict[str, Any] = {"budget": None, "waits": None, "wait": None, "votes": None}
+    base |= {"num_steps": None, "exit": None, "continuous": None}
     row = planned.method.row()
     return {
         "method": planned.method.name,

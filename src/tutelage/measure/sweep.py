@@ -4,7 +4,8 @@ Promises: every point is over the same problems, samples and random numbers; eve
 in which the engine computes once what several points write alike, so that a curve of budgets costs one long
 trace per sample and an answer per budget (the trace is the same up to the budget, because nothing before it
 depends on it), and equals separate runs; the tokens of a point are those of all its attempts, thrown away or
-not; every point counts who closed the thinking and how many answers were empty or cut.
+not, and so are its FLOPs and its passes through a core (see `flops`); every point counts who closed the
+thinking and how many answers were empty or cut.
 Does not: choose the points (see `grid`), describe whole lines (see `lines`), compare arms, or draw.
 
 Intervals are over problems: Wilson where each problem has one reply, which is its one score of 0 or 1, else
@@ -23,6 +24,15 @@ from numpy.typing import NDArray
 
 from tutelage.errors import UsageError
 from tutelage.measure.at_k import majority_at_k
+from tutelage.measure.flops import (
+    Arithmetic,
+    Spent,
+    known_arithmetic,
+    per_problem,
+    spent,
+    together,
+    with_interval,
+)
 from tutelage.measure.grid import FREE, Grid, Planned, drawn, fields
 from tutelage.measure.replies import Judged, solver_of
 from tutelage.measure.scaling import Bound
@@ -39,7 +49,7 @@ Floats = NDArray[np.float64]
 class Reply:
     """What one sample of one problem came to at a point. `trace` and `verdict` are those of the reply that
     the method stands by, `answer` its canonical answer, None where there is none; the counts are of all its
-    attempts."""
+    attempts, and so is `spent` (None: nobody can tell the FLOPs of the model)."""
 
     problem_id: str
     sample: int
@@ -50,6 +60,7 @@ class Reply:
     thinking_forced: int
     tokens: int
     attempts: int
+    spent: Spent | None
 
     @property
     def correct(self) -> bool:
@@ -61,7 +72,8 @@ class Reply:
 class Point:
     """One point: its row for `curve` in summary.json, a label for people, the line that it lies on and its
     bound there, each problem's mean score and thinking tokens (n,), and the replies (none for a vote, which
-    is an expectation over the replies of another point)."""
+    is an expectation over the replies of another point). `flops` and `loops` (n,): each problem's mean FLOPs
+    per sample and mean passes of the core per token of its replies, None where there are none to tell."""
 
     row: dict[str, Any]
     label: str
@@ -70,6 +82,8 @@ class Point:
     scores: Floats
     tokens: Floats
     replies: list[Reply]
+    flops: Floats | None = None
+    loops: Floats | None = None
 
 
 def sweep(
@@ -101,6 +115,7 @@ def sweep(
             max_answer=max_answer,
         )
 
+    cost = known_arithmetic(judged.student.model)
     own = solver(grid.sampling, grid.samples)
     planned = grid.planned()
     tasks: list[tuple[Solver, Method]] = [(own, point.method) for point in planned]
@@ -108,7 +123,7 @@ def sweep(
         tasks.append((solver(*grid.ballot), Natural()))
     outcomes = solve(tasks, problems, progress)
     points = [
-        _point(arm, judged, plan, found, drawn(grid.sampling))
+        _point(arm, judged, plan, found, drawn(grid.sampling), cost)
         for plan, found in zip(planned, outcomes, strict=False)
     ]
     if not grid.votes:
@@ -119,17 +134,25 @@ def sweep(
         capped = [point for point in points if point.row["method"] == "budget"]
         return points + [_vote(point, size, f"majority vote of {size}, cut short") for point in capped]
     sampled = replace(planned[0], setting=drawn(grid.ballot[0]))
-    base = _point(arm, judged, sampled, outcomes[-1], drawn(grid.ballot[0]))
+    base = _point(arm, judged, sampled, outcomes[-1], drawn(grid.ballot[0]), cost)
     return [*points, base, *(_vote(base, size, "majority vote") for size in sorted(grid.votes))]
 
 
-def _point(arm: str, judged: Judged, planned: Planned, outcomes: Sequence[Outcome], sampling: str) -> Point:
+def _point(
+    arm: str,
+    judged: Judged,
+    planned: Planned,
+    outcomes: Sequence[Outcome],
+    sampling: str,
+    cost: Arithmetic | None,
+) -> Point:
     """A point from its outcomes, which come problem by problem, sample by sample."""
-    replies = _replies(judged, planned, outcomes)
+    replies = _replies(judged, planned, outcomes, cost)
     n = len({reply.problem_id for reply in replies})
     right = np.array([reply.correct for reply in replies], float).reshape(n, -1)
     used = np.array([r.thinking_sampled + r.thinking_forced for r in replies], float).reshape(n, -1)
     found, spent = accuracy(right), cluster_bootstrap(used, bounds=None)
+    flops, loops = per_problem([reply.spent for reply in replies], len(replies) // n)
     kept = [reply for reply in replies if reply.trace is not None and reply.verdict is not None]
     row = {
         "arm": arm,
@@ -145,6 +168,8 @@ def _point(arm: str, judged: Judged, planned: Planned, outcomes: Sequence[Outcom
         "thinking_sampled_mean": float(np.mean([reply.thinking_sampled for reply in replies])),
         "thinking_forced_mean": float(np.mean([reply.thinking_forced for reply in replies])),
         "tokens_mean": float(np.mean([reply.tokens for reply in replies])),
+        **with_interval("flops", flops),
+        **with_interval("loops", loops),
         "closed_by": _counts(reply.trace.closed_by for reply in kept if reply.trace),
         "finished": _counts(reply.trace.finish_reason for reply in kept if reply.trace),
         "empty": len(replies) - sum(bool(reply.trace and reply.trace.answer.strip()) for reply in kept),
@@ -152,10 +177,23 @@ def _point(arm: str, judged: Judged, planned: Planned, outcomes: Sequence[Outcom
     }
     label = f"{arm}, {planned.setting}"
     scores, tokens = item_means(right)[0], item_means(used)[0]
-    return Point(row, label, planned.line, planned.bound, scores, tokens, replies)
+    return Point(row, label, planned.line, planned.bound, scores, tokens, replies, flops, loops)
 
 
-def _replies(judged: Judged, planned: Planned, outcomes: Sequence[Outcome]) -> list[Reply]:
+def _spent(outcome: Outcome, cost: Arithmetic | None) -> Spent | None:
+    if cost is None:
+        return None
+    return together(
+        [
+            spent(cost, len(one.asked.prompt_ids), one.completion, one.asked.policy.effort)
+            for one in outcome.attempts
+        ]
+    )
+
+
+def _replies(
+    judged: Judged, planned: Planned, outcomes: Sequence[Outcome], cost: Arithmetic | None
+) -> list[Reply]:
     chosen = [(outcome.problem, outcome.chosen) for outcome in outcomes]
     looked = iter(
         judged.look(
@@ -183,6 +221,7 @@ def _replies(judged: Judged, planned: Planned, outcomes: Sequence[Outcome]) -> l
                 forced,
                 outcome.tokens,
                 len(outcome.attempts),
+                _spent(outcome, cost),
             )
         )
     return replies
@@ -213,8 +252,10 @@ def _vote(base: Point, size: int, line: str) -> Point:
     for name in ("thinking_tokens_mean", "thinking_sampled_mean", "thinking_forced_mean", "tokens_mean"):
         row[name] = size * base.row[name]
     row["thinking_tokens_ci95"] = [size * end for end in base.row["thinking_tokens_ci95"]]
+    flops = None if base.flops is None else size * base.flops
+    row |= with_interval("flops", flops)
     label = f"{base.row['arm']}, {row['setting']}"
-    return Point(row, label, line, FREE, scores, size * base.tokens, [])
+    return Point(row, label, line, FREE, scores, size * base.tokens, [], flops, base.loops)
 
 
 def _counts(names: Any) -> dict[str, int]:

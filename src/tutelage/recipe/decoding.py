@@ -20,6 +20,9 @@ class Policy(Settings):
     grace_tokens: int = 0
     close_text: str = ""
     answer_reserve: int = 32
+    num_steps: int | None = None
+    exit: str | None = None
+    continuous: bool = False
 
 
 class Sampling(Settings):

@@ -123,7 +123,10 @@ class Evaluate(StageConfig):
 class Sweep(StageConfig):
     """Accuracy against thinking for one arm: unforced, `budgets` (maxima), `waits` (numbers of refused
     closes; 0 is the unforced point) and `minimums` with each of `wait_strings` (null: closes are masked),
-    majority `votes`, and other `methods` by name (see `measure.ways`).
+    majority `votes`, and other `methods` by name (see `measure.ways`). Of a recurrent-depth model also
+    `num_steps` (passes of its core) and `exits` (rules to stop, see `think.effort`); `continuous` measures
+    both a second time with continuous thought. All other points have `depth` passes (null: the model's mean),
+    which also bounds the exits.
 
     Every point takes `samples` replies at `temperature` (0: greedy). Votes are taken among `vote_samples`
     unforced replies at `vote_temperature`; null: the points' own. `targets` are accuracies whose tokens are
@@ -144,6 +147,10 @@ class Sweep(StageConfig):
     vote_samples: Positive | None = None
     vote_temperature: float | None = Field(default=None, gt=0)
     methods: tuple[str, ...] = ()
+    num_steps: tuple[Positive, ...] = ()
+    exits: tuple[str, ...] = ()
+    continuous: bool = False
+    depth: Positive | None = None
     targets: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.5,)
     max_thinking: Positive | None = None
     close: str = "hard"
@@ -229,7 +236,7 @@ KINDS: dict[str, StageKind] = {
             (Output("evaluation", "metrics/{job}", "evaluation"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
-            version=2,
+            version=3,
         ),
         StageKind(
             "sweep",
@@ -238,7 +245,7 @@ KINDS: dict[str, StageKind] = {
             (Output("curve", "metrics/{job}", "curve"),),
             per_seed=True,
             expected_s=lambda config: config.expected_s,
-            version=3,
+            version=4,
         ),
         StageKind(
             "compare",

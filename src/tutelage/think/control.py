@@ -114,6 +114,47 @@ class BudgetForcing(Single):
         return solver.request(problem, attempt, self.policy(solver), choose_wait=self.choose_wait, **more)
 
 
+@dataclass(frozen=True, slots=True)
+class Depth(Single):
+    """The plain question with another depth of the loop of a recurrent-depth model: `num_steps` passes of its
+    core, or an `exit` (spelled as in `think.effort`) with `num_steps` as its bound; None leaves the solver's
+    own. `continuous`: each token's loop starts from the state of the token before."""
+
+    num_steps: int | None = None
+    exit: str | None = None
+    continuous: bool = False
+
+    def __post_init__(self) -> None:
+        if not (self.policy_of(ThinkingPolicy()).effort.asked):
+            raise UsageError("depth: give num_steps, an exit or continuous; there is nothing to change")
+
+    @property
+    def name(self) -> str:
+        """`loops` for a number of passes, `exit` where tokens stop by themselves."""
+        return "loops" if self.exit is None else "exit"
+
+    def row(self) -> dict[str, Any]:
+        """What was asked for."""
+        return {"num_steps": self.num_steps, "exit": self.exit, "continuous": self.continuous}
+
+    def policy_of(self, policy: ThinkingPolicy) -> ThinkingPolicy:
+        """`policy` with this depth in it. Raises UsageError for one that makes no sense."""
+        return replace(
+            policy,
+            num_steps=policy.num_steps if self.num_steps is None else self.num_steps,
+            exit=policy.exit if self.exit is None else self.exit,
+            continuous=policy.continuous or self.continuous,
+        )
+
+    def check(self, solver: Solver) -> None:
+        """Raises UsageError for a model without loops, or that has not so many."""
+        solver.engine.check(Request((0,), self.policy_of(solver.policy)))
+
+    def request(self, solver: Solver, problem: Problem, attempt: int, **more: Any) -> Request:
+        """The plain question at this depth."""
+        return solver.request(problem, attempt, self.policy_of(solver.policy), **more)
+
+
 def power_of_two(tokens: int) -> int:
     """The bucket of a trace of `tokens` tokens: the next power of two, itself included. Training data for
     `TokenConditional` ask for the bucket of their trace."""

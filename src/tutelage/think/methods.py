@@ -34,6 +34,10 @@ Verify = Callable[[Sequence[Problem], Sequence[Completion]], Sequence[bool]]
 class Decoder(Protocol):
     """What decodes requests: the engine."""
 
+    def check(self, request: Request) -> None:
+        """Raises UsageError that says why `request` cannot be served."""
+        ...
+
     def generate(self, requests: Sequence[Request], progress: Progress | None = None) -> list[Completion]:
         """Completions in the order of `requests`."""
         ...
@@ -85,11 +89,13 @@ def reply_seed(seed: int, problem_id: str, attempt: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One reply, its canonical answer, and whether it is right (None where nobody asked)."""
+    """One reply, its canonical answer, whether it is right (None where nobody asked), and the request that it
+    answers."""
 
     completion: Completion
     answer: str | None
-    right: bool | None = None
+    right: bool | None
+    asked: Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +250,8 @@ def _round(games: Sequence[_Game], progress: Progress | None) -> None:
     got = [(game, next(decoded)) for game in games for _ in game.asked]
     answers = _told([(game.solver.read, game, reply) for game, reply in got])
     rights = _told([(game.solver.verify if game.method.oracle else None, game, reply) for game, reply in got])
-    attempts = iter([Attempt(*one) for one in zip([reply for _, reply in got], answers, rights, strict=True)])
+    replies = [reply for _, reply in got]
+    attempts = iter([Attempt(*one) for one in zip(replies, answers, rights, requests, strict=True)])
     for game in games:
         game.go_on([next(attempts) for _ in game.asked])
 

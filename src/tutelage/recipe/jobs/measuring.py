@@ -19,7 +19,8 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.measure.compare import compare, with_holm
-from tutelage.measure.evaluate import evaluate, scores_by_problem
+from tutelage.measure.evaluate import scores_by_problem, summed_up
+from tutelage.measure.flops import cost_rows
 from tutelage.measure.selection import Seen, allow, judged
 from tutelage.recipe import stages
 from tutelage.recipe.files import replace_folder, write_text
@@ -27,7 +28,7 @@ from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, Verdict, read_records, write_records
 from tutelage.students.lineage import read_training
 from tutelage.students.pretrained import Student, load_student
-from tutelage.teachers.local import LocalTeacher, local_sampler
+from tutelage.teachers.local import LocalTeacher, decode, to_traces
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.sampling import Sampling
 
@@ -66,8 +67,20 @@ def evaluate_arm(ctx: JobContext[stages.Evaluate]) -> dict[str, Any]:
         max_batch=config.max_batch,
     )
     policy = ThinkingPolicy(**config.policy.model_dump())
-    found = evaluate(problems, local_sampler(teacher, policy, ctx.progress), judged)
-    told = {"arm": config.arm, "device": device_of(student), **found.to_json(), **known.to_json()}
+    if not problems:
+        raise UsageError("there is no problem to evaluate on")
+    replies = decode(teacher, problems, policy, ctx.progress)
+    traces = list(to_traces(teacher, problems, policy, replies))
+    found = summed_up(problems, traces, judged(problems, traces))
+    prompts = [trace.prompt_tokens or 0 for trace in traces]
+    costs = cost_rows(student.model, prompts, replies, policy.effort, config.samples)
+    told = {
+        "arm": config.arm,
+        "device": device_of(student),
+        **found.to_json(),
+        **costs,
+        **known.to_json(),
+    }
     with replace_folder(ctx.outputs["evaluation"]) as folder:
         write_text(folder / EVALUATION, json.dumps(told, indent=1))
         write_records(folder / TRACES, found.traces, Trace)

@@ -29,7 +29,7 @@ from tutelage.recipe.files import replace_folder, write_text
 from tutelage.recipe.jobs.measuring import TRACES, VERDICTS, allowed, device_of, load
 from tutelage.recipe.jobs.showing import choose_shown, reader_rows
 from tutelage.recipe.stage import JobContext
-from tutelage.records import Problem, Trace, Verdict, by_id, read_records, write_records
+from tutelage.records import Problem, Trace, Verdict, by_id, read_records, stable_hash, write_records
 from tutelage.report import render
 from tutelage.think.engine import Engine
 from tutelage.think.policy import ThinkingPolicy
@@ -49,8 +49,11 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
     problems = read_records(ctx.path("problems"), Problem)
     known = allowed(ctx, problems, config.allow_chosen_on)
     student = load(ctx.path("model"), config.bf16, ctx.threads)
-    if not student.template.thinking:
-        raise UsageError(f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep")
+    if not student.template.thinking and (grid.thinks or not (grid.num_steps or grid.exits)):
+        raise UsageError(
+            f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep but the loops "
+            "of a recurrent-depth model (num_steps, exits)"
+        )
     engine = Engine(student, max_batch=config.max_batch)
     points = sweep(
         config.arm,
@@ -62,7 +65,8 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
         max_answer=config.max_answer_tokens,
         progress=ctx.progress,
     )
-    rows = [{**point.row, **known.to_json()} for point in points]
+    asked = stable_hash(sorted(problem.id for problem in problems))
+    rows = [{**point.row, **known.to_json(), "problem_set": asked} for point in points]
     analysis = {
         "arm": config.arm,
         "device": device_of(student),
@@ -82,7 +86,7 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
         }
         render(summary, list(_reader(points, problems, seed)), folder / PAGE)
     highest = max(rows, key=lambda row: row["accuracy"])
-    told = ("setting", "accuracy", "ci95", "thinking_tokens_mean")
+    told = ("setting", "accuracy", "ci95", "thinking_tokens_mean", "flops", "loops")
     return {
         "arm": config.arm,
         "points": len(rows),
@@ -103,6 +107,7 @@ def grid_of(config: stages.Sweep) -> Grid:
             grace_tokens=config.grace_tokens,
             close_text=config.close_text,
             answer_reserve=config.max_answer_tokens,
+            num_steps=config.depth,
         ),
         strings=config.wait_strings,
         methods=tuple(method_of(name) for name in config.methods),
@@ -114,6 +119,9 @@ def grid_of(config: stages.Sweep) -> Grid:
         votes=config.votes,
         vote_samples=config.vote_samples,
         vote_temperature=config.vote_temperature,
+        num_steps=config.num_steps,
+        exits=config.exits,
+        continuous=config.continuous,
     )
 
 
@@ -145,6 +153,8 @@ def _replies_table(arm: str, points: Sequence[Point]) -> pa.Table:
             ("thinking_forced", pa.int64()),
             ("tokens", pa.int64()),
             ("attempts", pa.int64()),
+            ("flops", pa.float64()),
+            ("loops", pa.float64()),
             ("closed_by", pa.string()),
             ("finish_reason", pa.string()),
         ]
@@ -164,6 +174,8 @@ def _replies_table(arm: str, points: Sequence[Point]) -> pa.Table:
             "thinking_forced": reply.thinking_forced,
             "tokens": reply.tokens,
             "attempts": reply.attempts,
+            "flops": None if reply.spent is None else reply.spent.flops,
+            "loops": None if reply.spent is None else reply.spent.loops,
             "closed_by": None if reply.trace is None else reply.trace.closed_by,
             "finish_reason": None if reply.trace is None else reply.trace.finish_reason,
         }
