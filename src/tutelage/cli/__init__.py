@@ -23,6 +23,7 @@ from tutelage.cli.compare import compare
 from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.report import report
+from tutelage.cli.retrofit import retrofit
 from tutelage.cli.run import run
 from tutelage.cli.serve import serve
 from tutelage.cli.sweep import sweep
@@ -45,7 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (run, collect, verify, train, evaluate, sweep, compare, serve, report, doctor):
+for verb in (run, collect, verify, retrofit, train, evaluate, sweep, compare, serve, report, doctor):
     app.command()(output.guarded(verb))
 
 

@@ -11,7 +11,7 @@ import typer
 from tutelage.cli.options import Checker, Columns, Ledger, Out, Seed, Settings, run_stage, shown
 from tutelage.cli.output import AsJson, emit
 
-STAGES = ("mid-train", "sft", "score", "distill", "rollouts", "pairs", "dpo", "grpo", "ppo")
+STAGES = ("mid-train", "pretrain", "sft", "score", "distill", "rollouts", "pairs", "dpo", "grpo", "ppo")
 
 
 def train(
@@ -36,6 +36,12 @@ def train(
     verdicts: Annotated[
         Path | None,
         typer.Option("--verdicts", metavar="FILE", help="Learn only what is judged correct here."),
+    ] = None,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            "--texts", metavar="FILE", help="pretrain: plain documents (.txt, .md, .jsonl, a folder)."
+        ),
     ] = None,
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="distill: a live teacher, named as --model is.")
@@ -66,7 +72,8 @@ def train(
 ) -> None:
     """Train a student: one stage at a time.
 
-    mid-train and sft learn traces, distill a teacher's distribution, dpo pairs, grpo and ppo from rewards.
+    mid-train and sft learn traces, pretrain plain documents, distill a teacher's distribution, dpo pairs,
+    grpo and ppo from rewards.
     score, rollouts and pairs make what distill and dpo read. A model is saved as a folder of safetensors;
     killed, the same command goes on at its last checkpoint.
 
@@ -91,6 +98,7 @@ def train(
         "problems": problems,
         "traces": traces,
         "verdicts": verdicts,
+        "texts": texts,
         "teacher": teacher,
         "scores": scores,
         "rollouts": rollouts,

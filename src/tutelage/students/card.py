@@ -29,6 +29,8 @@ CARD_FILE = "README.md"
 # What a stage is, for people who have not read the documentation.
 _STAGES = {
     "mid-train": "continued training on many packed traces",
+    "pretrain": "continued training on plain documents",
+    "retrofit": "surgery: some of its layers, of which the middle ones are passed again and again",
     "sft": "supervised fine-tuning",
     "distill": "distillation of a teacher's token distribution",
     "dpo": "direct preference optimisation",

@@ -134,7 +134,7 @@ def _sample(ctx: JobContext[healing.Retrofit], begun: Student) -> list[list[int]
     config = ctx.config
     found = [each.text for source in ctx.inputs.get("texts", ()) for each in read_texts(source.path)]
     if not found:
-        found = [each.question for each in make_problems(config.sample, seed=0)]
+        found = [each.question for each in make_problems(config.sample, seed=0, min_steps=2, max_steps=6)]
     return [encode_text(begun.tokenizer, each)[: config.tokens] for each in found[: config.sample]]
 
 
