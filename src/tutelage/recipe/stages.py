@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tutelage.recipe.decoding import Policy, Sampling
+from tutelage.recipe.healing import HEALING
 from tutelage.recipe.stage import InputRef, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.starts import STARTS
 from tutelage.recipe.teachers import EndpointTeacher, Teacher
@@ -228,6 +229,7 @@ KINDS: dict[str, StageKind] = {
             expected_s=2.0,
             version=3,
         ),
+        *HEALING,
         *TRAINING,
         StageKind(
             "evaluate",
