@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
+from tutelage.lab import products
 from tutelage.lab.oracles import WAIT, Oracle, OracleReply, reply, slip
 from tutelage.lab.tokenizer import UNKNOWN, build_tokenizer
 from tutelage.lab.world import MULTIPLY, Story, make_problems, to_story
@@ -203,3 +204,12 @@ def test_an_unknown_style_and_a_problem_from_elsewhere_are_refused() -> None:
         reply(Oracle("wise"), PROBLEMS[0], 0)
     with pytest.raises(UsageError, match="only problems of the lab world"):
         reply(Oracle("human"), Problem("p", "1 + 1"), 0)
+
+
+def test_products_have_a_teacher_who_writes_them_down_and_one_who_does_not() -> None:
+    (problem,) = products.make_problems(1, min_steps=5, max_steps=5, seed=0)
+    values = problem.metadata["values"]
+    assert reply(Oracle("detailed"), problem, 0) == OracleReply(values, problem.gold or "")
+    assert reply(Oracle("direct"), problem, 0) == OracleReply("", problem.gold or "")
+    with pytest.raises(UsageError, match="no teacher 'careless' of products"):
+        reply(Oracle("careless"), problem, 0)

@@ -7,6 +7,8 @@
   works it out in detail, once or more often.
 - `direct`: no thinking at all.
 
+The product world has two of them: `detailed` writes the product after each factor, `direct` nothing.
+
 Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
 the thinking, so that a slip shows in both.
 Does not: store or price replies (the teachers room does).
@@ -18,6 +20,7 @@ import random
 from dataclasses import dataclass
 
 from tutelage.errors import UsageError
+from tutelage.lab import products
 from tutelage.lab.world import MULTIPLY, Story, to_story
 from tutelage.records import Problem
 
@@ -81,6 +84,8 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
     """The oracle's answer number `sample` to `problem`.
 
     Raises UsageError for an unknown style or a problem from elsewhere."""
+    if problem.domain == products.DOMAIN:
+        return _of_products(oracle, problem)
     story = to_story(problem.metadata)
     rng = random.Random(f"{oracle.seed}|{oracle.style}|{problem.id}|{sample}")
     values, opening = story.values(), f"Counter: {story.start}"
@@ -107,3 +112,14 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
             known = "direct, human, detailed, careless, drafting"
             raise UsageError(f"no lab teacher {oracle.style!r}; there are {known}")
     return OracleReply(thinking, f"Answer: {values[-1]}")
+
+
+def _of_products(oracle: Oracle, problem: Problem) -> OracleReply:
+    thinking = products.reasoning(problem)
+    match oracle.style:
+        case "direct":
+            return OracleReply("", thinking[-1])
+        case "detailed":
+            return OracleReply(thinking, thinking[-1])
+        case _:
+            raise UsageError(f"no teacher {oracle.style!r} of products; there are direct and detailed")

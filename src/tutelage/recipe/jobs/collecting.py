@@ -49,22 +49,24 @@ class _Counted:
 
 
 def _lab_teacher(settings: teachers.LabTeacher, name: str) -> ScriptedTeacher:
+    from tutelage.lab import products
     from tutelage.lab.tokenizer import build_tokenizer
     from tutelage.tokens import encode_text
 
-    tokenizer = build_tokenizer()
+    own = {products.DOMAIN: build_tokenizer(products.phrases())}
+    usual = build_tokenizer()
     plain = settings.model_dump(exclude={"kind", "price"})
     oracle = Oracle(**plain)
 
-    def count(text: str) -> int:
-        return len(encode_text(tokenizer, text)) if text else 0
-
     def answer(problem: Problem, sample: int) -> _Counted:
         said = reply(oracle, problem, sample)
-        # The answer's count holds the end of the turn, which is generated as well.
-        return _Counted(
-            said.thinking, said.answer, count(problem.question), count(said.thinking), count(said.answer) + 1
+        tokenizer = own.get(problem.domain, usual)
+        asked, thought, answered = (
+            len(encode_text(tokenizer, text)) if text else 0
+            for text in (problem.question, said.thinking, said.answer)
         )
+        # The answer's count holds the end of the turn, which is generated as well.
+        return _Counted(said.thinking, said.answer, asked, thought, answered + 1)
 
     return ScriptedTeacher(name, answer, plain, _price(settings.price))
 
