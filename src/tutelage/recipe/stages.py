@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tutelage.recipe.decoding import Policy, Sampling
+from tutelage.recipe.depths import DEPTHS
 from tutelage.recipe.healing import HEALING
 from tutelage.recipe.stage import InputRef, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.starts import STARTS
@@ -190,6 +191,7 @@ class Report(StageConfig):
     problems: Problems
     evaluations: Mapping[str, Evaluated]
     sweeps: tuple[Annotated[str, InputRef("curve")], ...] = ()
+    depths: tuple[Annotated[str, InputRef("depths")], ...] = ()
     comparisons: Annotated[str, InputRef("comparisons")] | None = None
     show: Positive = 40
     ladders: Mapping[str, Annotated[tuple[str, ...], Some]] = {}
@@ -249,6 +251,7 @@ KINDS: dict[str, StageKind] = {
             expected_s=lambda config: config.expected_s,
             version=4,
         ),
+        DEPTHS,
         StageKind(
             "compare",
             Compare,

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from tutelage.errors import StorageError, UsageError
 from tutelage.plain import visible
-from tutelage.report import curve, ladders, plots, training, words
+from tutelage.report import curve, depth_section, ladders, plots, training, words
 from tutelage.report.lines import read_lines, read_neighbours, targets_of
 from tutelage.report.reader import reader_data
 from tutelage.report.summary import (
@@ -112,6 +112,7 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         notes=notes,
         climbs=[(each, [ladders.steps(each, width) for width in _WIDTHS]) for each in climbs],
         against=[(each, [ladders.against(each, width) for width in _WIDTHS]) for each in families],
+        state=depth_section.section(summary),
         trained=trained,
         training=training.multiples(trained),
         training_seeds=list(dict.fromkeys(run.seed for run in trained)),

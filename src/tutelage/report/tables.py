@@ -12,6 +12,7 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.plain import cell, table
+from tutelage.report import depth_section
 from tutelage.report.curve import describe
 from tutelage.report.ladders import Against, Ladder, Rung, read_against, read_ladders
 from tutelage.report.lines import LineRow, read_lines, read_neighbours, targets_of
@@ -53,6 +54,7 @@ def markdown(summary: Mapping[str, Any]) -> str:
     if steps := read_neighbours(summary):
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
         parts.append(table(head, [_comparison(row) for row in steps]))
+    parts += depth_section.tables(summary)
     if runs := read_training(summary):
         head = ("stage", "kind", "seed", "steps", "examples", "tokens seen", "tokens learned", "packing")
         parts.append(table((*head, "validations", "stopped"), [_run(run) for run in runs]))

@@ -16,6 +16,7 @@ from typing import Any
 from tutelage.measure.statistics import wilson
 from tutelage.recipe import stages
 from tutelage.recipe.files import write_text
+from tutelage.recipe.jobs.looping import DEPTHS
 from tutelage.recipe.jobs.measuring import EVALUATION, TRACES, VERDICTS
 from tutelage.recipe.jobs.showing import choose_shown, reader_rows
 from tutelage.recipe.jobs.sweeping import ANALYSIS, CURVE, SHOWN
@@ -58,6 +59,10 @@ def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
         {**json.loads((source.path / ANALYSIS).read_text(encoding="utf-8")), "seed": source.seed}
         for source in ctx.inputs.get("sweeps", ())
     ]
+    depths = [
+        {**json.loads((source.path / DEPTHS).read_text(encoding="utf-8")), "seed": source.seed}
+        for source in ctx.inputs.get("depths", ())
+    ]
     comparisons = ctx.maybe("comparisons")
     return {
         "title": recipe["title"] or recipe["name"],
@@ -66,6 +71,7 @@ def build_summary(ctx: JobContext[stages.Report]) -> dict[str, Any]:
         "comparisons": [] if comparisons is None else json.loads(comparisons.read_text(encoding="utf-8")),
         "curve": curve,
         "analysis": analysis,
+        "depths": depths,
         "ladders": [{"title": title, "arms": list(arms)} for title, arms in ctx.config.ladders.items()],
         "against": [{"title": title, **plot.model_dump()} for title, plot in ctx.config.against.items()],
         "training": list(_training(ctx)),
