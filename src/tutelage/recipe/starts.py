@@ -83,11 +83,11 @@ class Recurrent(Settings):
     """The recurrent depth of new weights (see `students.recurrent`): layers of `prelude`, `core` (repeated)
     and `coda`; `mean` passes of the core around which training draws its depths, `backprop` of them with a
     gradient, `limit` the most that may be asked for (null: eight times the mean). The other defaults are what
-    trains at this size."""
+    trains at this size (see `students.tiny.Loops`)."""
 
-    prelude: Count = 1
+    prelude: Count = 0
     core: Positive = 1
-    coda: Count = 1
+    coda: Count = 0
     mean: Positive = 8
     backprop: Positive = 5
     limit: Positive | None = None
@@ -95,7 +95,8 @@ class Recurrent(Settings):
     norm_after_core: Literal["exit", "every", "none"] = "every"
     adapter_init: Literal["normal", "identity"] = "identity"
     state_std: Annotated[float, Field(ge=0)] = 0.2
-    embedding_scale: Annotated[float, Field(gt=0)] | None = None
+    embedding_scale: Annotated[float, Field(gt=0)] | None = 1.0
+    output_gain: Annotated[float, Field(gt=0)] = 4.0
 
 
 class Student(StageConfig):

@@ -26,11 +26,15 @@ from tutelage.students.recurrent import RecurrentDepthConfig, RecurrentDepthForC
 class Loops:
     """The recurrent depth of a tiny model; see `RecurrentDepthConfig`, whose fields these are: layers of
     `prelude`, `core` and `coda`, `mean` passes of the core, `backprop` of them with a gradient, at most
-    `limit`. The defaults are what trains at this size, where Huginn's own collapse (docs/lab-notes.md)."""
+    `limit`. Output projections start `output_gain` times as large as Huginn's, which shrink with the depth.
 
-    prelude: int = 1
+    The defaults are what trains at this size, where Huginn's own collapse: a model of one core layer and
+    nothing else cannot but use its passes, while layers before and after it learned short rows by heart and
+    then ignored the state (docs/lab-notes.md)."""
+
+    prelude: int = 0
     core: int = 1
-    coda: int = 1
+    coda: int = 0
     mean: int = 8
     backprop: int = 5
     limit: int | None = None
@@ -38,7 +42,8 @@ class Loops:
     norm_after_core: str = "every"
     adapter_init: str = "identity"
     state_std: float = 0.2
-    embedding_scale: float | None = None
+    embedding_scale: float | None = 1.0
+    output_gain: float = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,9 @@ def build_tiny(config: TinyConfig, *, vocabulary: int, pad: int, end: int, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if config.loops is not None:
-            return RecurrentDepthForCausalLM(_recurrent(config, config.loops, vocabulary, ids))
+            model = RecurrentDepthForCausalLM(_recurrent(config, config.loops, vocabulary, ids))
+            _amplify(model, config.loops.output_gain)
+            return model
         rotary = {"rope_type": "default", "rope_theta": config.rope_base} if config.rope_base else None
         return SmolLM3ForCausalLM(
             SmolLM3Config(
@@ -109,3 +116,10 @@ def _recurrent(
         embedding_scale=loops.embedding_scale,
         **ids,
     )
+
+
+@torch.no_grad()
+def _amplify(model: RecurrentDepthForCausalLM, gain: float) -> None:
+    for name, weight in model.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight.mul_(gain)
