@@ -151,11 +151,14 @@ class TraceData(TraceChoice, Training):
 
 
 class Sft(TraceData):
-    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn. `launch` is an
-    accelerate configuration file: the stage then runs in the processes that it names (null: in one).
-    `lengths`: short examples first (null: all from the first step on)."""
+    """Supervised fine-tuning, one trace a row, loss on thinking, answer and end of turn; `loss_on: prefixes`
+    also learns, while a question is being read, the answers that its problem says are already decided there
+    (metadata `prefix_answers`, see `train.examples`). `launch` is an accelerate configuration file: the
+    stage then runs in the processes that it names (null: in one). `lengths`: short examples first (null: all
+    from the first step on)."""
 
     kind: Literal["sft"]
+    loss_on: Literal["reply", "prefixes"] = "reply"
     lengths: Lengths | None = None
     launch: LaunchFile | None = None
 
