@@ -1,5 +1,5 @@
 """Settings of the stages that make a recurrent-depth student of a pretrained one, and heal it: surgery, plain
-documents, and training on them.
+documents, training on them, and how well they are predicted after.
 
 Promises: importing it loads no heavy library; every setting is used by the stage that has it.
 Does not: cut or train (see `recipe.jobs.retrofitting`).
@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tutelage.recipe.stage import InputRef, LocalOrName, Output, StageConfig, StageKind
-from tutelage.recipe.training import Count, LaunchFile, Model, Positive, Training
+from tutelage.recipe.training import Count, Depth, LaunchFile, Model, Positive, Training
 
 TextFiles = Annotated[str, InputRef("texts")]
 
@@ -33,10 +33,11 @@ class Texts(StageConfig):
 class Pretrain(Training):
     """Next-token training on plain documents, packed into rows of `max_length` tokens: what heals a model
     after surgery. Longer documents become several pieces. `batch` counts packed rows; `launch` as for
-    `sft`."""
+    `sft`, `depth` as for `mid-train`."""
 
     kind: Literal["pretrain"]
     texts: Annotated[tuple[TextFiles, ...], Field(min_length=1)]
+    depth: Depth | None = None
     launch: LaunchFile | None = None
     max_length: Positive = 1024
 
@@ -85,6 +86,20 @@ class Retrofit(StageConfig):
         return self
 
 
+class Perplexity(StageConfig):
+    """Perplexity of the first `documents` of `texts` after each of `steps` passes of a recurrent student, with
+    intervals over documents; these are cut into windows of `window` tokens. A model without loops has one."""
+
+    kind: Literal["perplexity"]
+    model: Model
+    texts: Annotated[tuple[TextFiles, ...], Field(min_length=1)]
+    steps: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)
+    documents: Positive = 100
+    window: Annotated[int, Field(ge=2)] = 512
+    bf16: bool = False
+    expected_s: float = 60.0
+
+
 _JOBS = "tutelage.recipe.jobs.retrofitting"
 HEALING: tuple[StageKind, ...] = (
     StageKind("texts", Texts, f"{_JOBS}:texts", (Output("texts", "data/{stage}.texts.parquet", "texts"),)),
@@ -100,6 +115,14 @@ HEALING: tuple[StageKind, ...] = (
         Pretrain,
         f"{_JOBS}:pretrain",
         (Output("model", "models/{job}", "model"), Output("log", "metrics/{job}.jsonl", "log")),
+        per_seed=True,
+        expected_s=lambda settings: settings.expected_s,
+    ),
+    StageKind(
+        "perplexity",
+        Perplexity,
+        f"{_JOBS}:perplexity",
+        (Output("perplexity", "metrics/{job}.json", "perplexity"),),
         per_seed=True,
         expected_s=lambda settings: settings.expected_s,
     ),

@@ -17,6 +17,7 @@ import torch
 
 from tutelage.measure.selection import evaluator
 from tutelage.recipe.files import content_hash, remove
+from tutelage.recipe.healing import Pretrain
 from tutelage.recipe.load import FILE_PREFIX
 from tutelage.recipe.manifest import versions
 from tutelage.recipe.stage import InputPath, JobContext, marked
@@ -45,7 +46,7 @@ def optimiser(ctx: JobContext[Training]) -> Optimiser:
     """The stage's optimiser settings."""
     config = ctx.config
     names = set(Optimiser.__dataclass_fields__) - {"seed", "lora", "kind", "depth", "lengths"}
-    depth = config.depth if isinstance(config, TraceData) else None
+    depth = config.depth if isinstance(config, TraceData | Pretrain) else None
     lengths = config.lengths if isinstance(config, Sft | Distill) else None
     return Optimiser(
         **config.model_dump(include=names),

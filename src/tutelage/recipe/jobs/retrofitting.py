@@ -1,5 +1,5 @@
-"""Jobs around a recurrent-depth student made of a pretrained one: plain documents, surgery, and training on
-the documents.
+"""Jobs around a recurrent-depth student made of a pretrained one: plain documents, surgery, training on the
+documents, and how well they are predicted.
 
 Promises: a model is written only after one pass through it was found to be the donor's own, layer by layer;
 its folder remembers the donor, the surgery and what it learned from.
@@ -8,6 +8,7 @@ Does not: hold a room's logic.
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +16,10 @@ import torch
 
 from tutelage.errors import UsageError
 from tutelage.lab.world import make_problems
+from tutelage.measure.perplexity import perplexity_by_steps
 from tutelage.problems.texts import Text, read_texts, write_texts
 from tutelage.recipe import healing
+from tutelage.recipe.files import write_text
 from tutelage.recipe.jobs import fitting
 from tutelage.recipe.manifest import versions
 from tutelage.recipe.stage import JobContext
@@ -181,3 +184,14 @@ def pretrain(ctx: JobContext[healing.Pretrain]) -> dict[str, Any]:
 def _learned(text: Text) -> Problem:
     """A document in the model's record, where its source and licence are told as those of problems are."""
     return Problem(text.id, text.text, source=text.source, licence=text.licence)
+
+
+def perplexity(ctx: JobContext[healing.Perplexity]) -> dict[str, Any]:
+    """How well documents are predicted, by passes of the core."""
+    config = ctx.config
+    torch.set_num_threads(ctx.threads)
+    student = load_student(str(ctx.path("model")), dtype="bfloat16" if config.bf16 else "float32")
+    found = [each.text for source in ctx.inputs["texts"] for each in read_texts(source.path)]
+    rows = perplexity_by_steps(student, found[: config.documents], config.steps, window=config.window)
+    write_text(ctx.outputs["perplexity"], json.dumps(rows, indent=1) + "\n")
+    return {"by_steps": rows}
