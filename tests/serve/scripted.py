@@ -14,7 +14,7 @@ from typing import Any
 from tutelage.serve.app import build_app
 from tutelage.serve.gate import Rules
 from tutelage.serve.run import listen, server
-from tutelage.serve.source import Ended, Order, Refused, Said, Turn
+from tutelage.serve.source import Depth, Ended, Order, Refused, Said, Turn
 
 Script = Callable[[Order], Sequence[Said | Ended | float | BaseException]]
 
@@ -43,6 +43,7 @@ class Scripted:
     model: str = "scripted"
     context: int = 4096
     thinks: bool = True
+    depth: Depth | None = None
     refuse: Refused | None = None
     endless: bool = False
     orders: list[Order] = field(default_factory=list)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import UsageError
-from tutelage.serve.efforts import default_efforts, read_efforts
+from tutelage.serve.efforts import Efforts, default_efforts, read_efforts
 from tutelage.serve.fields import split_model, thinking
 from tutelage.serve.source import Refused
 from tutelage.think.policy import ThinkingPolicy
@@ -88,16 +88,16 @@ def test_two_names_must_agree(one, other, first, second):
 
 
 def test_effort_words_are_budgets_of_the_model():
-    found = [read({"reasoning_effort": word}).policy.max_tokens for word in EFFORTS]
+    found = [read({"reasoning_effort": word}).policy.max_tokens for word in EFFORTS.words]
     assert found == sorted(found) and found[0] == 0 and found[1] == 4096 // 16
-    assert read({"reasoning": {"effort": "low"}}).policy.max_tokens == EFFORTS["low"]
+    assert read({"reasoning": {"effort": "low"}}).policy.max_tokens == EFFORTS.words["low"]
     assert not read({"reasoning_effort": "low"}).explicit
-    assert default_efforts(10**6)["low"] == 4096
+    assert default_efforts(10**6).words["low"] == 4096
 
 
 def test_effort_words_can_be_set_and_wrong_settings_are_named():
-    assert read_efforts(["low=256,high=-1", "max=9"], 4096)["low"] == 256
-    assert thinking({"reasoning_effort": "high"}, {}, {"high": -1}).policy.max_tokens is None
+    assert read_efforts(["low=256,high=-1", "max=9"], 4096).words["low"] == 256
+    assert thinking({"reasoning_effort": "high"}, {}, Efforts({"high": -1})).policy.max_tokens is None
     for wrong in ("heroic=1", "low", "low=", "low=-2", "low=many", "low=²"):
         with pytest.raises(UsageError, match="--effort"):
             read_efforts([wrong], 4096)
@@ -198,7 +198,7 @@ def test_the_suffix_of_a_name_is_a_policy():
     assert policy == ThinkingPolicy(
         min_tokens=64, max_tokens=256, refuse_closes=2, wait=("Wait", "Hmm"), answer_reserve=8
     )
-    assert thinking({}, split_model("m@think=low", "m"), EFFORTS).policy.max_tokens == EFFORTS["low"]
+    assert thinking({}, split_model("m@think=low", "m"), EFFORTS).policy.max_tokens == EFFORTS.words["low"]
     assert split_model("m", "m") == split_model(None, "m") == {}
     assert thinking({}, split_model("a@b@think=3", "a@b"), EFFORTS).policy.max_tokens == 3
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -67,7 +67,21 @@ def serve(
     ] = None,
     effort: Annotated[
         list[str] | None,
-        typer.Option("--effort", metavar="WORD=TOKENS", help="What an effort word means; may be repeated."),
+        typer.Option("--effort", metavar="WORD=NUMBER", help="What an effort word means; may be repeated."),
+    ] = None,
+    effort_in: Annotated[
+        str | None,
+        typer.Option(
+            "--effort-in",
+            metavar="tokens|loops",
+            help="The unit of effort words.  [default: tokens; loops for a recurrent model without thinking]",
+        ),
+    ] = None,
+    draft_steps: Annotated[
+        int | None,
+        typer.Option(
+            "--draft-steps", min=1, help="Self-speculation: draft with so many loops, same replies."
+        ),
     ] = None,
     grace: Annotated[
         int, typer.Option("--grace", min=0, help="Seconds for replies under way when told to stop.")
@@ -114,6 +128,14 @@ def serve(
         max_queue=max_queue,
         max_per_client=max_per_client,
         efforts=tuple(effort or ()),
+        effort_in=_unit(effort_in),
+        draft_steps=draft_steps,
         grace=grace,
     )
     asyncio.run(start(options, ready, note))
+
+
+def _unit(given: str | None) -> Literal["tokens", "loops"] | None:
+    if given not in (None, "tokens", "loops"):
+        raise UsageError(f"--effort-in {given!r}: write tokens or loops")
+    return cast(Literal["tokens", "loops"] | None, given)

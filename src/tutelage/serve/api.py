@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from tutelage.errors import TutelageError
 from tutelage.serve import chat, completions, responses
 from tutelage.serve.body import Body, bad, flag, parse, shown, text
-from tutelage.serve.efforts import default_efforts
+from tutelage.serve.efforts import Efforts, read_efforts
 from tutelage.serve.fields import Thinking, split_model, thinking
+from tutelage.serve.loops import CONTROLS
 from tutelage.serve.metrics import Metrics
 from tutelage.serve.reply import Choice, Kind, error_fields
 from tutelage.serve.several import open_all
@@ -36,20 +37,20 @@ Handler = Callable[[Request], Coroutine[Any, Any, Any]]
 
 
 class Api:
-    """All endpoints over one source. `efforts`: budget of each effort word (-1: no limit). `per_client`: most
-    requests for replies of one address at a time, None: any number."""
+    """All endpoints over one source. `efforts`: what each effort word is, None: as `read_efforts` has it.
+    `per_client`: most requests for replies of one address at a time, None: any number."""
 
     def __init__(
         self,
         source: Source,
         *,
-        efforts: Mapping[str, int] | None = None,
+        efforts: Efforts | None = None,
         patience: Patience = PATIENCE,
         per_client: int | None = None,
     ) -> None:
         self.source = source
         self.metrics = Metrics()
-        self._efforts = dict(efforts or default_efforts(source.context))
+        self._efforts = efforts or read_efforts([], source.context, thinks=source.thinks, depth=source.depth)
         self._patience = patience
         self._per_client = per_client
         self._clients: Counter[str] = Counter()
@@ -79,7 +80,7 @@ class Api:
     async def model(self, request: Request) -> Response:
         """GET /v1/models/{name}"""
         name = request.path_params["name"]
-        thinking({}, split_model(name, self.source.model), self._efforts)
+        self._said({}, name)
         return JSONResponse(self._card(name))
 
     async def health(self, request: Request) -> Response:
@@ -134,11 +135,14 @@ class Api:
     async def _read(self, request: Request) -> tuple[Body, Thinking, str]:
         body = await self._body(request)
         name = text(body, "model")
-        said = thinking(body, split_model(name, self.source.model), self._efforts)
+        said = self._said(body, name)
         if said.stated and not self.source.thinks and said.policy.max_tokens != 0:
-            path = next(iter(said.blame.values()))
+            path = next(path for control, path in said.blame.items() if control not in CONTROLS)
             raise bad(path, f"cannot be enforced: {self.source.model} has no thinking to control")
         return body, said, name or self.source.model
+
+    def _said(self, body: Body, name: str | None) -> Thinking:
+        return thinking(body, split_model(name, self.source.model), self._efforts, self.source.depth)
 
     async def _body(self, request: Request) -> dict[str, Any]:
         kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
@@ -203,10 +207,13 @@ class Api:
         return leave
 
     def _names(self) -> list[str]:
-        presets = [f"{self.source.model}@think={word}" for word in self._efforts if self.source.thinks]
-        return [self.source.model, *presets]
+        loops = self._efforts.unit == "loops"
+        words = self._efforts.words if loops or self.source.thinks else {}
+        control = "steps" if loops else "think"
+        return [self.source.model, *(f"{self.source.model}@{control}={word}" for word in words)]
 
     def _card(self, name: str) -> dict[str, Any]:
+        depth = self.source.depth
         return {
             "id": name,
             "object": "model",
@@ -215,6 +222,7 @@ class Api:
             "root": self.source.model,
             "max_model_len": self.source.context,
             "thinks": self.source.thinks,
+            "loops": depth and {"mean": depth.mean, "max": depth.most},
         }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from tutelage.serve.api import Api, refusal
+from tutelage.serve.efforts import Efforts
 from tutelage.serve.gate import RULES, App, Gate, Rules
 from tutelage.serve.source import Refused, Source
 from tutelage.serve.stream import PATIENCE, Patience
@@ -33,7 +34,7 @@ def build_app(
     source: Source,
     rules: Rules = RULES,
     *,
-    efforts: Mapping[str, int] | None = None,
+    efforts: Efforts | None = None,
     patience: Patience = PATIENCE,
     per_client: int | None = None,
 ) -> App:

@@ -82,7 +82,7 @@ class Text:
                 **({"reasoning_content": choice.thinking or None} if self._shows else {}),
                 "finish_reason": choice.end.finish_reason,
                 "logprobs": self._logprobs(choice.scores),
-                **({"thinking": choice.told(self.order.policy)} if self.order.thinks else {}),
+                **self._told(choice),
             }
             for choice in choices
         ]
@@ -105,9 +105,8 @@ class Text:
         return self._chunk({"index": said.index, **fields, **({"forced": True} if said.forced else {})})
 
     def last(self, choice: Choice) -> bytes:
-        told = {"thinking": choice.told(self.order.policy)} if self.order.thinks else {}
         reason = choice.end.finish_reason
-        return self._chunk({"index": choice.index, "text": "", "finish_reason": reason, **told})
+        return self._chunk({"index": choice.index, "text": "", "finish_reason": reason, **self._told(choice)})
 
     def closing(self, choices: Sequence[Choice]) -> bytes:
         if not self.with_usage:
@@ -118,6 +117,11 @@ class Text:
     @property
     def _shows(self) -> bool:
         return self.order.thinks and self.thinking.show != "hide"
+
+    def _told(self, choice: Choice) -> dict[str, Any]:
+        if not self.order.thinks and choice.end.core_steps is None:
+            return {}
+        return {"thinking": choice.told(self.order.policy)}
 
     def _chunk(self, choice: Mapping[str, Any]) -> bytes:
         fields = {"logprobs": None, "finish_reason": None, **choice}

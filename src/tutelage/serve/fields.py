@@ -10,8 +10,9 @@ Names. The maximum is `thinking_token_budget` (0: no thinking; -1: no limit), as
 (FastDeploy), `custom_params.thinking_budget` (SGLang), `nvext.max_thinking_tokens` (NIM),
 `thinking.budget_tokens` (Anthropic), `reasoning.max_tokens` (OpenRouter). Switches: `enable_thinking`,
 `chat_template_kwargs.enable_thinking` and `.thinking`, `thinking.type`, `reasoning.enabled`. Effort words:
-`reasoning_effort`, `reasoning.effort`. The model's name may carry a suffix, for clients that cannot send
-fields: `name@think=256,min=64,wait=Wait|Hmm,refuse=2`.
+`reasoning_effort`, `reasoning.effort`, in tokens or in loops as the server's table is (see `efforts`). How
+deep a recurrent-depth model thinks about each token: see `loops`. The model's name may carry a suffix, for
+clients that cannot send fields: `name@think=256,min=64,wait=Wait|Hmm,refuse=2` or `name@steps=8`.
 """
 
 from __future__ import annotations
@@ -23,26 +24,27 @@ from typing import Any, Literal
 
 from tutelage.errors import UsageError
 from tutelage.serve.body import Body, bad, flag, shown, table, text, whole
-from tutelage.serve.efforts import UNLIMITED
-from tutelage.serve.source import Refused
+from tutelage.serve.efforts import UNLIMITED, Efforts
+from tutelage.serve.loops import CONTROLS, SUFFIXES, read_loop_suffix, read_loops, settled
+from tutelage.serve.source import Depth, Refused
 from tutelage.think.policy import ThinkingPolicy
 
 _MOST = 10**9
 _LONGEST_TEXT = 1000
 Show = Literal["split", "tags", "hide"]
 
-_SUFFIX = ("think", "min", "wait", "refuse", "waits", "close", "grace", "reserve")
+_SUFFIX = ("think", "min", "wait", "refuse", "waits", "close", "grace", "reserve", *SUFFIXES)
 # Words in a field's name that make it look like a control of thinking.
-_SUSPECT = ("think", "reason", "budget", "effort")
+_SUSPECT = ("think", "reason", "budget", "effort", "num_steps", "recurren", "loop", "exit", "continuous")
 _NOT_CONTROLS = frozenset({"metadata", "user", "messages", "input", "prompt", "tools", "logit_bias", "stop"})
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What a request says about thinking. `stated`: some control was given, so a reply that has no thinking
-    to control is refused. `explicit`: the maximum is a number that the client gave (not an effort word);
-    `reserved`: the answer's reserve is. `blame` names the fields in errors. `show`: thinking in fields of
-    its own, between tags in the content, or left out."""
+    """What a request says about thinking. `stated`: some control of thinking in tokens was given, so a reply
+    that has none to control is refused. `explicit`: the maximum is a number that the client gave (not an
+    effort word); `reserved`: the answer's reserve is. `blame` names the fields in errors. `show`: thinking in
+    fields of its own, between tags in the content, or left out."""
 
     policy: ThinkingPolicy = field(default_factory=ThinkingPolicy)
     stated: bool = False
@@ -76,17 +78,21 @@ def split_model(asked: str | None, model: str) -> dict[str, str]:
     return found
 
 
-def thinking(body: Body, suffix: Mapping[str, str], efforts: Mapping[str, int]) -> Thinking:
-    """What `body` and the model's `suffix` say about thinking. Raises Refused(400)."""
+def thinking(body: Body, suffix: Mapping[str, str], efforts: Efforts, depth: Depth | None = None) -> Thinking:
+    """What `body` and the model's `suffix` say about thinking, of a model with loops where there is a
+    `depth`. Raises Refused(400)."""
     if "extra_body" in body:
         raise bad(
             "extra_body",
             "is not a field of the request but an argument of openai-python, which puts what it holds beside "
             "`model`; do so too",
         )
-    claims = _Claims()
+    claims = _Claims(depth)
     _maximum(body, claims, efforts)
     _details(body, claims)
+    read_loops(body, "", claims.add, depth)
+    for holder in _LOOPS_IN:
+        read_loops(table(body, holder), f"{holder}.", claims.add, depth)
     _suffix(suffix, claims, efforts)
     _suspects(body, claims)
     return claims.thinking(_show(body))
@@ -95,7 +101,8 @@ def thinking(body: Body, suffix: Mapping[str, str], efforts: Mapping[str, int]) 
 class _Claims:
     """What each field says about each control; two that differ are refused."""
 
-    def __init__(self) -> None:
+    def __init__(self, depth: Depth | None) -> None:
+        self.depth = depth
         self.values: dict[str, Any] = {}
         self.blame: dict[str, str] = {}
         self.known: set[str] = set()
@@ -122,8 +129,8 @@ class _Claims:
         except UsageError as error:
             raise self._renamed(error) from None
         return Thinking(
-            policy,
-            stated=bool(self.values),
+            settled(policy, self.depth),
+            stated=any(control not in CONTROLS for control in self.values),
             explicit=most not in (None, UNLIMITED, 0) and not self.words,
             reserved="answer_reserve" in given,
             show=show,
@@ -144,7 +151,7 @@ class _Claims:
         return Refused(400, message, param=blamed and blamed.partition(" ")[0])
 
 
-def _maximum(body: Body, claims: _Claims, efforts: Mapping[str, int]) -> None:
+def _maximum(body: Body, claims: _Claims, efforts: Efforts) -> None:
     def budget(holder: Body, name: str, path: str) -> None:
         value = whole(holder, name, UNLIMITED, _MOST, path)
         if value is not None:
@@ -194,21 +201,26 @@ _HOLDERS: dict[str, dict[str, str]] = {
         "exclude": "show",
         "summary": "none",
     },
-    "custom_params": {"thinking_budget": "budget"},
+    "custom_params": {"thinking_budget": "budget", **dict.fromkeys(CONTROLS, "loops")},
     "nvext": {"max_thinking_tokens": "budget"},
     "chat_template_kwargs": {
         "enable_thinking": "switch",
         "thinking": "switch",
         "thinking_budget": "budget",
         "reasoning_effort": "effort",
+        **dict.fromkeys(CONTROLS, "loops"),
     },
 }
+_LOOPS_IN = tuple(holder for holder, readers in _HOLDERS.items() if "loops" in readers.values())
 
 
-def _effort(word: str, path: str, claims: _Claims, efforts: Mapping[str, int]) -> None:
-    if word not in efforts:
-        raise bad(path, f"{shown(word)} is not known; use one of {', '.join(efforts)}")
-    claims.add("max_tokens", path, efforts[word])
+def _effort(word: str, path: str, claims: _Claims, efforts: Efforts) -> None:
+    if word not in efforts.words:
+        raise bad(path, f"{shown(word)} is not known; use one of {', '.join(efforts.words)}")
+    if efforts.unit == "loops":
+        claims.add("num_steps", path, efforts.words[word])
+        return
+    claims.add("max_tokens", path, efforts.words[word])
     claims.words = True
 
 
@@ -241,7 +253,7 @@ def _short(name: str, words: str) -> str:
     return words
 
 
-def _suffix(suffix: Mapping[str, str], claims: _Claims, efforts: Mapping[str, int]) -> None:
+def _suffix(suffix: Mapping[str, str], claims: _Claims, efforts: Efforts) -> None:
     def count(low: int) -> Callable[[str, str], int]:
         def read(path: str, value: str) -> int:
             if not value.removeprefix("-").isdecimal() or not low <= int(value[:12]) <= _MOST:
@@ -262,8 +274,10 @@ def _suffix(suffix: Mapping[str, str], claims: _Claims, efforts: Mapping[str, in
     }
     for name, value in suffix.items():
         path = f"model (suffix {name})"
-        if name == "think" and value in efforts:
+        if name == ("steps" if efforts.unit == "loops" else "think") and value in efforts.words:
             _effort(value, path, claims, efforts)
+        elif name in SUFFIXES:
+            read_loop_suffix(name, value, claims.add, claims.depth)
         else:
             control, read = readers[name]
             claims.add(control, path, read(name, value))
@@ -307,6 +321,7 @@ _KNOWN = frozenset(
         "thinking_grace_tokens",
         "thinking_close_text",
         "answer_reserve",
+        *CONTROLS,
         *_HOLDERS,
     }
 )
@@ -337,4 +352,5 @@ def _suspect(name: str) -> bool:
 
 
 def _names() -> str:
-    return ", ".join(sorted(name for name in _KNOWN if name.startswith(("thinking_", "min_", "reasoning_e"))))
+    ours = ("thinking_", "min_", "reasoning_e", *CONTROLS)
+    return ", ".join(sorted(name for name in _KNOWN if name.startswith(ours)))

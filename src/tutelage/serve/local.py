@@ -32,12 +32,16 @@ from typing import Any, TypeGuard, TypeVar
 import torch
 
 from tutelage.errors import TutelageError, UsageError
-from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Score, Turn
+from tutelage.serve.source import Depth, Ended, Order, Refused, Replies, Said, Score, Turn
 from tutelage.serve.stream import shutting_down
 from tutelage.students.pretrained import Student
+from tutelage.students.recurrent import RecurrentDepthConfig
 from tutelage.students.template import markers, render_conversation
+from tutelage.think.backend import Backend
 from tutelage.think.engine import Completion, Engine, Job, Logprob, Piece, PromptTooLong, Request
+from tutelage.think.loops import Loops
 from tutelage.think.sampling import Sampling
+from tutelage.think.speculation import Speculating
 from tutelage.tokens import decode_ids, encode_text
 
 Result = TypeVar("Result")
@@ -51,7 +55,8 @@ News = tuple["_Replies", int, Piece | Completion | BaseException]
 
 class Local:
     """A `Source` over `student`. At most `max_batch` replies are decoded together and `max_queue` more wait.
-    `threads`: cores for decoding, None: as torch is set. To be made on the event loop that it serves."""
+    `threads`: cores for decoding, None: as torch is set. `draft_steps`: decode by self-speculation, drafting
+    with so many loops (None: do not). To be made on the event loop that it serves."""
 
     def __init__(
         self,
@@ -61,11 +66,14 @@ class Local:
         max_batch: int = 32,
         max_queue: int = MAX_QUEUE,
         threads: int | None = None,
+        draft_steps: int | None = None,
     ) -> None:
+        """Raises UsageError for a model that cannot be run, or cannot draft."""
         self.model = name
+        self.depth = depth_of(student.model)
         self.thinks = student.template.thinking
         self._student, self._max_batch, self._max_queue = student, max_batch, max_queue
-        self._engine = Engine(student, max_batch=max_batch)
+        self._engine = Engine(student, max_batch=max_batch, backend=self._drafting(draft_steps))
         self.context = self._engine.context
         self._tokenizer = copy.deepcopy(student.tokenizer)
         self._reader = ThreadPoolExecutor(1, "tutelage-prompts")
@@ -113,7 +121,9 @@ class Local:
     def gauges(self) -> Mapping[str, float]:
         """See `Source.gauges`."""
         stats = self._engine.stats
+        loops = {} if self.depth is None else {"core_steps_total": stats.core_steps}
         return {
+            **loops,
             "rows": stats.rows,
             "queue": stats.waiting,
             "live_replies": self._live,
@@ -138,6 +148,13 @@ class Local:
         self._open.discard(replies)
         took = time.monotonic() - replies.began
         self._seconds += 0.1 * (took - self._seconds)
+
+    def _drafting(self, draft_steps: int | None) -> Backend | None:
+        if draft_steps is None:
+            return None
+        if self.depth is None:
+            raise UsageError(f"--draft-steps: {self.model} has no loops to draft with; leave it out")
+        return Speculating(Loops(self._student.model), draft_steps)
 
     def _admit(self, order: Order) -> None:
         if self._closing:
@@ -341,7 +358,16 @@ class _Replies:
             waits=completion.waits,
             refused=completion.refused,
             cached_tokens=self.jobs[index].cached_tokens,
+            core_steps=None if self._source.depth is None else sum(completion.steps),
         )
+
+
+def depth_of(model: Any) -> Depth | None:
+    """The loops of `model`, None where it has none."""
+    config = model.config
+    if not isinstance(config, RecurrentDepthConfig):
+        return None
+    return Depth(config.mean_recurrence, config.max_recurrence)
 
 
 def _blamed(error: UsageError) -> Refused:

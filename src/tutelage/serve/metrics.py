@@ -20,6 +20,7 @@ _HELP = {
     "thinking_tokens_total": "Thinking tokens of finished choices, sampled or forced.",
     "waits_total": "Wait strings written.",
     "refused_closes_total": "Closes that the model attempted and the policy refused.",
+    "reply_core_steps_total": "Passes of the core behind the tokens of finished choices.",
     "streams": "Streams open now.",
 }
 
@@ -42,6 +43,8 @@ class Metrics:
         self.count("completion_tokens_total", end.completion_tokens)
         self.count("thinking_tokens_total", end.sampled, kind="sampled")
         self.count("thinking_tokens_total", end.forced, kind="forced")
+        if end.core_steps is not None:
+            self.count("reply_core_steps_total", end.core_steps)
         self.count("waits_total", end.waits)
         self.count("refused_closes_total", end.refused)
 

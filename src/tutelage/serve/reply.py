@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import tutelage
+from tutelage.serve.loops import told_loops
 from tutelage.serve.source import Ended, Refused, Said, Score
 from tutelage.think.policy import ThinkingPolicy
 
@@ -107,6 +108,7 @@ class Choice:
             "refused": end.refused,
             "closed_by": end.closed_by,
             **({"reprefilled": end.reprefilled} if end.reprefilled else {}),
+            **told_loops(policy, end.core_steps),
         }
 
 
@@ -146,6 +148,7 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
     ends = [choice.end for choice in choices]
     prompt = sum(end.prompt_tokens for end in ends if end.index % n == 0)
     completion = sum(end.completion_tokens for end in ends)
+    passes = [end.core_steps for end in ends if end.core_steps is not None]
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -153,7 +156,10 @@ def usage(choices: Sequence[Choice], n: int) -> dict[str, Any]:
         "prompt_tokens_details": {
             "cached_tokens": sum(end.cached_tokens for end in ends if end.index % n == 0)
         },
-        "completion_tokens_details": {"reasoning_tokens": sum(end.sampled + end.forced for end in ends)},
+        "completion_tokens_details": {
+            "reasoning_tokens": sum(end.sampled + end.forced for end in ends),
+            **({"core_steps": sum(passes)} if passes else {}),
+        },
     }
 
 

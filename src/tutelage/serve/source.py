@@ -21,6 +21,14 @@ Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, slots=True)
+class Depth:
+    """Loops of a recurrent-depth model: passes of its core where nobody says how many, and the most."""
+
+    mean: int
+    most: int
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One message of a conversation, without what an assistant thought: that never enters a later prompt."""
 
@@ -85,7 +93,8 @@ class Said:
 class Ended:
     """The end of choice `index`. `completion_tokens`: all tokens of the reply with its markers and its end,
     sampled and forced; `sampled` and `forced` of them are thinking. `cached_tokens` of the prompt were not
-    computed for this order alone; `reprefilled`: tokens that a proxy had to send again to continue."""
+    computed for this order alone; `reprefilled`: tokens that a proxy had to send again to continue;
+    `core_steps`: passes of the core behind the reply's tokens, None for a model without loops."""
 
     index: int
     finish_reason: Literal["stop", "length"]
@@ -98,6 +107,7 @@ class Ended:
     refused: int = 0
     cached_tokens: int = 0
     reprefilled: int = 0
+    core_steps: int | None = None
 
 
 class Refused(TutelageError):
@@ -137,11 +147,12 @@ class Replies(Protocol):
 
 class Source(Protocol):
     """A model that answers orders. `model` is its name, `context` the tokens that prompt and reply share,
-    `thinks` whether it has thinking to control at all."""
+    `thinks` whether it has thinking in tokens to control at all, `depth` its loops (None: it has none)."""
 
     model: str
     context: int
     thinks: bool
+    depth: Depth | None
 
     async def open(self, order: Order) -> Replies:
         """Start `order`.

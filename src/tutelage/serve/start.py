@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tutelage.errors import UsageError
 from tutelage.serve.app import build_app
-from tutelage.serve.efforts import read_efforts
+from tutelage.serve.efforts import Unit, parse_settings, read_efforts
 from tutelage.serve.gate import Rules
 from tutelage.serve.run import listen, run, url_of
 from tutelage.serve.source import Source
@@ -43,6 +43,8 @@ class Options:
     max_queue: int = 1024
     max_per_client: int | None = None
     efforts: tuple[str, ...] = ()
+    effort_in: Unit | None = None
+    draft_steps: int | None = None
     grace: int = 10
 
 
@@ -57,7 +59,9 @@ class Ready:
 
 async def start(options: Options, ready: Callable[[Ready], None], say: Callable[[str], None]) -> None:
     """Serve until a signal says stop. Raises UsageError for options that cannot be kept."""
-    read_efforts(options.efforts, 1)
+    parse_settings(options.efforts)
+    if options.upstream is not None and options.draft_steps is not None:
+        raise UsageError("--draft-steps: the model of --upstream is not decoded here; leave it out")
     key = _secret(options.api_key_env, "--api-key-env")
     if options.upstream is None and options.model is None:
         raise UsageError("serve: name a model, or a server to stand before with --upstream URL")
@@ -69,7 +73,13 @@ async def start(options: Options, ready: Callable[[Ready], None], say: Callable[
         app = build_app(
             source,
             Rules(key, options.host, options.origins),
-            efforts=read_efforts(options.efforts, source.context),
+            efforts=read_efforts(
+                options.efforts,
+                source.context,
+                thinks=source.thinks,
+                depth=source.depth,
+                unit=options.effort_in,
+            ),
             per_client=options.max_per_client,
         )
         told = Ready(url, source.model, source.context)
@@ -101,6 +111,7 @@ def _local(options: Options) -> Source:
         max_batch=options.max_batch,
         max_queue=options.max_queue,
         threads=threads,
+        draft_steps=options.draft_steps,
     )
 
 

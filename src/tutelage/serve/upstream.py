@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.serve.source import Ended, Order, Refused, Replies, Said, Turn
+from tutelage.serve.source import Depth, Ended, Order, Refused, Replies, Said, Turn
 from tutelage.serve.upstream_http import Http
 from tutelage.serve.upstream_kinds import Ask, Kind, meet
 from tutelage.serve.upstream_play import Reply
@@ -54,6 +54,7 @@ class Upstream:
     ) -> None:
         self.model = model or ""
         self.thinks = True  # whether a prompt leaves thinking to the reply is seen when it is rendered
+        self.depth: Depth | None = None  # none of the servers can be told of loops
         self.context = context or 0
         self._url, self._key, self._kind_name, self._idle = url, key, kind, idle
         self._tokenizer = tokenizer

@@ -78,9 +78,9 @@ class Loops:
         is none, and for a model that cannot be run here."""
         self.context = check_model(model)
         self.device: torch.device = model.device
-        self.cache = cache
         self._parts = Parts(model)
         self._config = config = base_model(model).config
+        self.cache: str = cache or config.loop_cache
         self.max_steps: int | None = config.max_recurrence
         self.core_steps = 0
         self._prelude: int = config.num_prelude_layers
@@ -91,7 +91,7 @@ class Loops:
             self._parts.width,
             self.device,
             model.dtype,
-            shared=slots_of(cache or config.loop_cache),
+            shared=slots_of(self.cache),
             steps=config.mean_recurrence,
         )
         self._rows: dict[int, _Row] = {}
