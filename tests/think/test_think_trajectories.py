@@ -15,7 +15,8 @@ from tutelage.errors import UsageError
 from tutelage.students.recurrent import RecurrentDepthConfig, RecurrentDepthForCausalLM
 from tutelage.students.recurrent.cache import LoopCache
 from tutelage.students.recurrent.exits import exit_steps
-from tutelage.think.effort import Exit
+from tutelage.think.effort import Effort, Exit
+from tutelage.think.loops import Loops
 from tutelage.think.trajectories import recurrent, trace_loops
 
 VOCABULARY = 41
@@ -82,6 +83,27 @@ def test_a_token_that_settled_stands_still_and_is_read_at_its_last_pass(text: st
             out = model(ids, num_steps=int(made), past_key_values=cache)
         np.testing.assert_allclose(run.states[made, position], out.state[0, 0], atol=1e-4)
         assert run.predicted[0, position] == out.logits[0, 0].argmax()
+
+
+@pytest.mark.parametrize(
+    "text", ["kl:0.1", "state:0.3", "argmax:3,min=2", "acceleration:0.5,every=2", "kl:0.3,every=2"]
+)
+def test_tokens_leave_where_they_do_in_the_engine(text: str) -> None:
+    """A prompt and the reply to it: the same passes and predictions as the backend that decodes."""
+    model, exit = looped(scale=3.0, **SHAPES["huginn"]), Exit.parse(text)
+    rows, starts = [ROWS[2], ROWS[0], ROWS[2][::-1]], [7, 4, 9]
+    traced = trace_loops(model, rows, 12, exit=exit, alone=[start - 1 for start in starts])
+    told = set()
+    for row, start, run in zip(rows, starts, traced, strict=True):
+        backend = Loops(model)
+        (number,), scores = backend.prefill([row[:start]], [Effort(12, exit)])
+        for place in range(start, len(row)):
+            assert scores.logits[0].argmax() == run.predicted[0, place - 1]
+            scores = backend.decode({number: row[place]}, [number])
+        assert scores.logits[0].argmax() == run.predicted[0, -1]
+        assert list(backend.passes(number)) == run.steps.tolist()
+        told |= set(run.steps.tolist())
+    assert len(told) > 2, "these tokens must leave at different passes for the test to mean anything"
 
 
 @settings(max_examples=15, deadline=None)

@@ -102,7 +102,14 @@ def answers(
         right = [_same(best, each) for best, each in zip(_plain(model, rows), asked, strict=True)]
         return Answers(np.array([right]), np.full(len(asked), np.nan))
     depths = sorted(set(steps)) or [model.config.mean_recurrence]
-    traced = trace_loops(model, rows, depths[-1], read=depths if exit is None else None, exit=exit)
+    traced = trace_loops(
+        model,
+        rows,
+        depths[-1],
+        read=depths if exit is None else None,
+        exit=exit,
+        alone=[each.start - 1 for each in asked],
+    )
     return Answers(
         np.array(
             [[_same(best, each) for best in run.predicted] for run, each in zip(traced, asked, strict=True)]

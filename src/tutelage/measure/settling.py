@@ -47,7 +47,8 @@ def heat(student: Student, shown: Sequence[Asked], exits: Sequence[Exit], bound:
     model = recurrent(student.model, student.name)
     found = []
     for exit in exits:
-        traced = trace_loops(model, [each.ids[:_TOKENS] for each in shown], bound, exit=exit)
+        alone = [each.start - 1 for each in shown]
+        traced = trace_loops(model, [each.ids[:_TOKENS] for each in shown], bound, exit=exit, alone=alone)
         for each, run in zip(shown, traced, strict=True):
             texts = [decode_ids(student.tokenizer, [number]) for number in run.ids]
             said = [decode_ids(student.tokenizer, [int(number)]) for number in run.predicted[0]]

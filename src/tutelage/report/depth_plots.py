@@ -108,7 +108,7 @@ def exits(runs: Sequence[Loops], seeds: Sequence[str], exit: str) -> Markup:
     top = max(each.passes.hi for rows in found.values() for each in rows)
     marks = svg.ticks(0, top, 4)
     x, y = _even(groups), svg.linear(0, marks[-1], _BOTTOM, _TOP)
-    body = [svg.text(0, 14, f"passes before the answer, exit {exit}", "strong")]
+    body = [svg.text(0, 14, svg.elide(f"before the answer, {exit}", _WIDTH, 14), "strong")]
     body += _frame(y, marks, lambda mark: f"{mark:g}")
     body += _across(groups, x, "depth of the problem")
     for run in runs:
@@ -139,7 +139,7 @@ def positions(runs: Sequence[Loops], seeds: Sequence[str]) -> Markup:
         svg.linear(places[0], max(places[-1], places[0] + 1), _LEFT + 12, _WIDTH - 14),
         svg.linear(0, marks[-1], _BOTTOM, _TOP),
     )
-    body = [svg.text(0, 14, f"passes by place in the question, exit {exit}", "strong")]
+    body = [svg.text(0, 14, svg.elide(f"by place in the question, {exit}", _WIDTH, 14), "strong")]
     body += _frame(y, marks, lambda mark: f"{mark:g}")
     body += _across(
         [mark for mark in svg.ticks(places[0], places[-1], 5) if places[0] <= mark <= places[-1]], x

@@ -66,13 +66,17 @@ def trace_loops(
     read: Sequence[int] | None = None,
     keep: Sequence[int] = (),
     exit: Exit | None = None,
+    alone: Sequence[int] | None = None,
     first_seed: int | None = None,
 ) -> list[Trajectory]:
     """A trajectory for each of `rows` (token ids), in their order, over `steps` passes.
 
     `read`: the depths to predict at (None: the last); `keep`: those whose states are kept. `exit`: a token
-    stops where it says so, and is read where it stopped. `first_seed`: draws other initial states than the
-    model's own. Raises UsageError for a depth that the model does not have, or a row without tokens."""
+    stops where it says so, and is read where it stopped. `alone`: for each row the place from which tokens
+    come one by one, as the engine feeds the last token of a prompt and those of a reply: exits that compare
+    predictions then see all tokens before them as they ended (None: none comes alone). `first_seed`: draws
+    other initial states than the model's own. Raises UsageError for a depth that the model does not have, or
+    a row without tokens."""
     model.config.check_steps(steps)
     read = tuple(sorted({steps} if read is None else set(read)))
     keep = tuple(sorted(set(keep)))
@@ -86,7 +90,10 @@ def trace_loops(
     most = _SCORES // model.config.vocab_size if exit is not None and predicts(exit) else _TOKENS
     for batch in _batches([len(row) for row in rows], min(_TOKENS, most)):
         walk = _Walk(model, [rows[number] for number in batch], exit, first_seed)
-        found |= zip(batch, walk.run(steps, read, keep), strict=True)
+        fixed = None
+        if exit is not None and predicts(exit) and alone is not None:
+            fixed = walk.one_by_one(steps, [alone[number] for number in batch])
+        found |= zip(batch, walk.run(steps, read, keep, fixed), strict=True)
     return [found[number] for number in range(len(rows))]
 
 
@@ -125,6 +132,15 @@ class _Stopped:
         return keys, values
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """Passes (rows, tokens) after which tokens stop, 0 where that is not known yet, and the `states` (rows,
+    tokens, width) in which they do."""
+
+    passes: Tensor
+    states: Tensor
+
+
 class _Walk:
     """One batch on its way. Rows are padded at their ends, where causal attention does not look."""
 
@@ -157,29 +173,60 @@ class _Walk:
         else:
             self._state = _drawn(self._embedded, model.config.state_std, first_seed)
 
-    def run(self, steps: int, read: Sequence[int], keep: Sequence[int]) -> list[Trajectory]:
-        """A trajectory per row."""
-        state, kept, told = self._state, [self._state] if 0 in keep else [], []
-        made = torch.zeros(self._ids.shape, dtype=torch.long, device=state.device)
+    def run(
+        self, steps: int, read: Sequence[int], keep: Sequence[int], fixed: _Ended | None = None
+    ) -> list[Trajectory]:
+        """A trajectory per row; `fixed`: where tokens stop, if that is known."""
+        kept, told = [self._state] if 0 in keep else [], []
+        passes = torch.zeros_like(self._ids)
+        for step, (state, made) in enumerate(self._loop(steps, fixed), start=1):
+            passes = made
+            if step in keep:
+                kept.append(state)
+            if step in read:
+                told.append(self._predict(state))
+        return self._parted(read, keep, told, kept, passes)
+
+    def one_by_one(self, steps: int, alone: Sequence[int]) -> _Ended:
+        """Where all tokens stop if those from `alone` on (a place per row) come one by one."""
+        padding = [[0] * len(row) + [1] * (self._ids.shape[1] - len(row)) for row in self._rows]
+        ended = _Ended(torch.tensor(padding, device=self._ids.device), self._state)
+        # Those before them do not see them: one loop is enough. Then a loop for each that comes alone.
+        upto = torch.tensor(alone, device=self._ids.device)[:, None]
+        places = torch.arange(self._ids.shape[1], device=self._ids.device)[None]
+        while (ended.passes == 0).any():
+            *_, (state, made) = self._loop(steps, ended)
+            known = (places < upto) & (ended.passes == 0)
+            ended = _Ended(
+                torch.where(known, made, ended.passes), torch.where(known[..., None], state, ended.states)
+            )
+            upto = upto + 1
+        return ended
+
+    def _loop(self, steps: int, fixed: _Ended | None) -> Iterator[tuple[Tensor, Tensor]]:
+        """After each pass the states (rows, tokens, width), and how many passes each token has made."""
+        state, exit = self._state, self._exit
+        made = torch.zeros_like(self._ids)
         inside = torch.ones_like(made, dtype=torch.bool)
-        still = _Stopped() if self._exit is not None else None
-        past = None if self._exit is None else begin(self._exit, state)
+        known = inside & False if fixed is None else fixed.passes > 0
+        still = _Stopped() if exit is not None else None
+        past = None if exit is None else begin(exit, state)
         for step in range(1, steps + 1):
             if inside.any():
                 through: Any = (self._rotation, self._mask, still)
                 moved = self._model.model.once(state, self._embedded, step - 1, *through)
                 state = torch.where(inside[..., None], moved, state)
-                made += inside
-            if self._exit is not None and past is not None and still is not None and looks(self._exit, step):
-                leaves, past = settled(self._exit, self._looked_at(self._exit, state), past)
-                if decides(self._exit, step):
-                    inside = inside & ~leaves
-                    still.stopped = ~inside
-            if step in keep:
-                kept.append(state)
-            if step in read:
-                told.append(self._predict(state))
-        return self._parted(read, keep, told, kept, made)
+                made = made + inside
+            if exit is not None and past is not None and still is not None:
+                if looks(exit, step) and not known.all():
+                    seen = state if fixed is None else torch.where(known[..., None], fixed.states, state)
+                    leaves, past = settled(exit, self._looked_at(exit, seen), past)
+                    if decides(exit, step):
+                        inside = inside & (known | ~leaves)
+                if fixed is not None:
+                    inside = inside & (~known | (step < fixed.passes))
+                still.stopped = ~inside
+            yield state, made
 
     def _looked_at(self, exit: Exit, state: Tensor) -> Tensor:
         """What the exit compares: the states, or the scores that they give."""
