@@ -88,7 +88,8 @@ class Retrofit(StageConfig):
 
 class Perplexity(StageConfig):
     """Perplexity of the first `documents` of `texts` after each of `steps` passes of a recurrent student,
-    with intervals over documents; these are cut into windows of `window` tokens. A model without loops has one."""
+    with intervals over documents; these are cut into windows of `window` tokens. A model without loops
+    has one."""
 
     kind: Literal["perplexity"]
     model: Model
