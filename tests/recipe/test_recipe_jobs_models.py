@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tutelage.errors import UsageError
+from tutelage.lab.products import phrases
 from tutelage.lab.tokenizer import build_tokenizer
 from tutelage.recipe.jobs.showing import choose_shown
 from tutelage.recipe.jobs.sweeping import KEPT
@@ -306,3 +307,52 @@ def test_the_reader_shows_problems_evenly_over_difficulties() -> None:
 
 def test_the_tokenizer_of_the_student_is_that_of_the_lab(lab: Path) -> None:
     assert load_student(lab / "tiny", device="cpu").tokenizer.get_vocab() == build_tokenizer().get_vocab()
+
+
+def test_new_weights_have_the_loops_positions_and_words_that_are_asked_for(tmp_path: Path) -> None:
+    settings = {"source": "tiny", "world": "products", "rope_base": 100.0, "width": 32}
+    run_single("student", {**settings, "recurrent": {"mean": 3, "limit": 7}}, tmp_path / "loops")
+    run_single("student", {**settings, "layers": 2}, tmp_path / "fixed")
+    loops, fixed = (load_student(tmp_path / name, device="cpu") for name in ("loops", "fixed"))
+    assert (loops.model.config.mean_recurrence, loops.model.config.max_recurrence) == (3, 7)
+    assert loops.model.config.num_hidden_layers == 1 and fixed.model.config.num_hidden_layers == 2
+    assert fixed.model.config.no_rope_layers == [1, 1]
+    assert loops.model.config.rope_theta == fixed.model.config.rope_parameters["rope_theta"] == 100.0
+    assert (
+        loops.tokenizer.get_vocab() == fixed.tokenizer.get_vocab() == build_tokenizer(phrases()).get_vocab()
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "lab-base", "rope_base": 100.0}, "are of source: tiny"),
+        ({"source": "lab-base", "recurrent": {}}, "are of source: tiny"),
+        ({"source": "tiny", "layers": 2, "recurrent": {}}, "layers and recurrent exclude each other"),
+        ({"source": "tiny", "recurrent": {"core": 0}}, "core"),
+        ({"source": "tiny", "recurrent": {"mean": 0}}, "mean"),
+    ],
+)
+def test_shapes_of_new_weights_that_cannot_be_are_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_single("student", settings, tmp_path / "model")
+
+
+def test_fine_tuning_learns_prefixes_where_told(tmp_path: Path) -> None:
+    world = {"train": 8, "test": 2, "min_steps": 5, "max_steps": 5}
+    run_single("lab-products", world, tmp_path / "train.parquet")
+    start = {"source": "tiny", "world": "products", "width": 32, "template": {"thinking": False}}
+    run_single("student", {**start, "recurrent": {"mean": 2}}, tmp_path / "start")
+    inputs = {"model": str(tmp_path / "start"), "problems": [str(tmp_path / "train.parquet")]}
+    usual = {"steps": 1, "batch": 8, "warmup_steps": 0, "system": "none", "answer": "{gold}"}
+    learned = {
+        loss_on: run_single("sft", {**usual, "loss_on": loss_on}, tmp_path / loss_on, inputs=inputs)[
+            "metrics"
+        ]
+        for loss_on in ("reply", "prefixes")
+    }
+    # Eight rows: answer and end of turn each; with prefixes also a product after each of five letters.
+    assert learned["reply"]["tokens_learned"] == 8 * 2
+    assert learned["prefixes"]["tokens_learned"] == 8 * (2 + 5)

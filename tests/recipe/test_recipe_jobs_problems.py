@@ -65,6 +65,30 @@ def test_a_world_too_small_is_one_line(tmp_path: Path) -> None:
         lab(tmp_path / "p.parquet", train=3000, test=2000, min_steps=1, max_steps=1)
 
 
+def products(out: Path, **settings: Any) -> tuple[list[Problem], list[Problem], dict[str, Any]]:
+    done = run_single("lab-products", {"min_steps": 4, "max_steps": 6, **settings}, out)
+    train, test = (read_records(Path(done["outputs"][name]), Problem) for name in ("train", "test"))
+    return train, test, done["metrics"]
+
+
+def test_products_are_as_many_as_asked_and_disjoint(tmp_path: Path) -> None:
+    out = tmp_path / "p.parquet"
+    train, test, metrics = products(out, train=600, test=90, validation=30, stride=2)
+    assert (len(train), len(test)) == (len(questions(train)), len(questions(test))) == (600, 90)
+    assert not questions(train) & questions(test)
+    assert (metrics["train"], metrics["validation"]) == (600, 30)
+    assert len(held_out(out)) == 30 and not held_out(out) & questions([*train, *test])
+    assert set(Counter(p.metadata["difficulty"] for p in test)) == {4, 6}  # in strides of two
+    again = products(tmp_path / "q.parquet", train=600, test=90, seed=1, stride=2)[1]
+    assert questions(again) != questions(test)
+
+
+def test_hidden_starts_are_told_by_as_many_examples_as_asked(tmp_path: Path) -> None:
+    _, test, _ = products(tmp_path / "p.parquet", train=20, test=60, hidden=True, examples=[0, 3])
+    assert Counter(p.metadata["examples"] for p in test) == {0: 30, 3: 30}
+    assert all(p.question.count("=") == p.metadata["examples"] for p in test)
+
+
 def test_the_seed_and_the_onlookers_of_the_lab_are_settings(tmp_path: Path) -> None:
     first = lab(tmp_path / "a.parquet", train=20, test=20, seed=1)[:2]
     assert lab(tmp_path / "b.parquet", train=20, test=20, seed=1)[:2] == first
