@@ -218,9 +218,12 @@ def by_depth(asked: Sequence[Asked]) -> dict[int | None, list[int]]:
 
 
 def _by_examples(asked: Sequence[Asked]) -> dict[int, list[int]]:
+    """The same for numbers of worked examples; none where all problems have as many."""
+    counts = sorted({each.examples for each in asked if each.examples is not None})
+    if len(counts) < 2:
+        return {}
     return {
-        count: [number for number, each in enumerate(asked) if each.examples == count]
-        for count in sorted({each.examples for each in asked if each.examples is not None})
+        count: [number for number, each in enumerate(asked) if each.examples == count] for count in counts
     }
 
 

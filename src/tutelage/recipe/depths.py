@@ -44,15 +44,12 @@ class Depths(StageConfig):
             raise ValueError(f"at is {self.at}, which is not among steps {list(self.steps)}")
         if self.arm in self.baselines:
             raise ValueError(f"baselines: {self.arm!r} is the arm itself; give the baseline another name")
-        try:
-            self.parsed_exits()
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        for text in self.exits:
+            try:
+                Exit.parse(text)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
         return self
-
-    def parsed_exits(self) -> tuple[Exit, ...]:
-        """The exits as they are meant. Raises UsageError for one that is not readable."""
-        return tuple(Exit.parse(text) for text in self.exits)
 
 
 DEPTHS = StageKind(

@@ -16,6 +16,7 @@ from tutelage.recipe.files import replace_folder, write_text
 from tutelage.recipe.jobs.measuring import allowed, device_of, load
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, read_records
+from tutelage.think.effort import Exit
 
 DEPTHS = "depths.json"
 
@@ -30,7 +31,7 @@ def depths_of_arm(ctx: JobContext[Depths]) -> dict[str, Any]:
         source.key: load(source.path, config.bf16, ctx.threads) for source in ctx.inputs.get("baselines", ())
     }
     steps = sorted(set(config.steps))
-    at, exits = config.at or steps[-1], config.parsed_exits()
+    at, exits = config.at or steps[-1], [Exit.parse(text) for text in config.exits]
     told = measure_depths(
         config.arm, student, baselines, problems, steps=steps, at=at, exits=exits, seed=seed
     )
