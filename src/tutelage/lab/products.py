@@ -27,6 +27,7 @@ from tutelage.records import Problem, stable_hash
 
 LETTERS = "abcdef"
 GIVES, NEXT = "=", ","
+_NONE = " "
 DOMAIN = "products"
 _TURNS = tuple(permutations(range(3)))
 _TABLE = tuple(
@@ -66,11 +67,11 @@ class Walk:
         return "".join(piece for piece, _ in self._pieces())
 
     def prefix_answers(self) -> list[tuple[int, str]]:
-        """After how many characters of the question which answer is already decided: after every factor,
-        once the start is known."""
+        """After how many characters of the question which answer is already decided: after every factor, once
+        the start is known; then also the start itself after a comma, where the next row has yet to begin."""
         found, at = [], 0
         for piece, answers in self._pieces():
-            found += [(at + end, answer) for end, answer in enumerate(answers, start=1)]
+            found += [(at + end, answer) for end, answer in enumerate(answers, start=1) if answer != _NONE]
             at += len(piece)
         return found
 
@@ -78,14 +79,17 @@ class Walk:
         return tuple(accumulate(factors, product, initial=self.start))[1:]
 
     def _pieces(self) -> list[tuple[str, str]]:
-        """The question in pieces, each with the answers after its first characters ("": none is known)."""
-        pieces = []
-        for number, factors in enumerate(self.examples):
-            values = self._along(factors)
-            answers = _text(values) if number else ""  # the first example is what tells the start
-            pieces.append((f"{_text(factors)}{GIVES}{LETTERS[values[-1]]}{NEXT}", answers))
-        known = bool(self.examples) or not self.hidden
-        return [*pieces, (_text(self.factors), _text(self.values()) if known else "")]
+        """The question in pieces, each with the answer after each of its characters."""
+        pieces, known = [], not self.hidden
+        for factors in self.examples:
+            values = _text(self._along(factors))
+            said = values + values[-1] if known else _NONE * (len(values) + 1)
+            pieces.append(
+                (f"{_text(factors)}{GIVES}{values[-1]}{NEXT}", f"{said}{_NONE}{LETTERS[self.start]}")
+            )
+            known = True  # the first example has told the start
+        values = _text(self.values())
+        return [*pieces, (_text(self.factors), values if known else _NONE * len(values))]
 
 
 def _text(elements: Iterable[int]) -> str:
