@@ -29,7 +29,7 @@ _ROWS, _TOKENS = 4, 1024
 _IN_TURN = 3  # looks in a row that must say the same: one can be chance
 _ALIKE, _SAME = 0.95, 0.01
 _ADVICE = (
-    "start the adapter at adapter_init identity, state_std at 0.2, lengths from short ones, or lower {rate}"
+    "try adapter_init: identity, state_std: 0.2, short examples first (lengths), or a lower learning rate"
 )
 
 
