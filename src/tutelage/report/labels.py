@@ -59,11 +59,12 @@ class Crowd:
         self.boxes.append((x - 1, y - 10, x + 15, y + 2, 4.0))
 
 
-def place(names: Sequence[Named], crowd: Crowd, frame: Frame) -> list[str]:
-    """The names as SVG. Lines with few points choose first: they have the fewest places."""
+def place(names: Sequence[Named], crowd: Crowd, frame: Frame, most: float = 200) -> list[str]:
+    """The names as SVG, each at most `most` units long. Lines with few points choose first: they have the
+    fewest places."""
     body: list[str] = []
     for named in sorted(names, key=lambda each: (len(each.spots), -each.spots[-1][0])):
-        name = svg.elide(named.name, 200, _SIZE)
+        name = svg.elide(named.name, most, _SIZE)
         long = svg.text_width(name, _SIZE)
         best: tuple[float, Spot, Spot, Spot] | None = None
         for spot, at, fee in _candidates(named.spots, long, frame):
@@ -97,7 +98,7 @@ def _candidates(spots: Sequence[Spot], long: float, frame: Frame) -> Iterator[tu
     sides = ((1, 0, 0.0), (1, -0.7, 0.0), (1, 0.7, 0.0), (-1, 0, 1.0), (-1, -0.7, 1.0), (-1, 0.7, 1.0))
     around = (*sides[:3], (0, -1, 0.5), (0, 1, 0.5), *sides[3:], (0, -1, 0.1), (0, 1, 0.1))
     for rank, (px, py) in enumerate(reversed(spots)):
-        for reach in (11.0, 22.0, 36.0, 52.0, 70.0, 92.0):
+        for reach in (11.0, 22.0, 36.0, 52.0, 70.0, 92.0, 118.0, 148.0):
             for dx, dy, left_of in around:
                 at = (px + dx * reach - left_of * long, py + dy * reach + 4)
                 left, top, right, bottom = _label_box(at, long)

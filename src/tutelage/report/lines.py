@@ -14,14 +14,15 @@ from tutelage.errors import UsageError
 from tutelage.plain import visible
 from tutelage.report.fields import number_at
 from tutelage.report.summary import Comparison, read_comparisons
-from tutelage.report.words import amount, interval, percent
+from tutelage.report.words import amount, flops, interval, percent
 
 
 @dataclass(frozen=True, slots=True)
 class LineRow:
     """One line in words, ready for a table. `area` is the mean accuracy over the doublings from `span`;
-    `reached` says for each target at how many tokens it is reached; `control` (per cent), `scaling` (points
-    per doubling) and `performance` (per cent) are s1's, "" where they do not apply."""
+    `reached` says for each target at how many tokens it is reached (loops and FLOPs are named); `control`
+    (per cent), `scaling` (points per doubling) and `performance` (per cent) are s1's, "" where they do not
+    apply."""
 
     arm: str
     seed: str
@@ -46,8 +47,8 @@ def targets_of(summary: Mapping[str, Any]) -> list[float]:
     )
 
 
-def read_lines(summary: Mapping[str, Any]) -> list[LineRow]:
-    """Every line of every sweep, in file order."""
+def read_lines(summary: Mapping[str, Any], section: str = "lines") -> list[LineRow]:
+    """Every line of every sweep, in file order; `section` "flops": against FLOPs."""
     targets = targets_of(summary)
     return [
         LineRow(
@@ -62,7 +63,7 @@ def read_lines(summary: Mapping[str, Any]) -> list[LineRow]:
             scaling=_rounded(line, "scaling", where, "", sign="+"),
             performance=_rounded(line, "performance", where, " %"),
         )
-        for where, part, line in _lines(summary)
+        for where, part, line in _lines(summary, section)
     ]
 
 
@@ -87,13 +88,15 @@ def _parts(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     return [(f"analysis[{index}]", part) for index, part in enumerate(parts)]
 
 
-def _lines(summary: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
+def _lines(
+    summary: Mapping[str, Any], section: str = "lines"
+) -> list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]:
     found = []
     for where, part in _parts(summary):
-        for index, line in enumerate(part.get("lines") or ()):
+        for index, line in enumerate(part.get(section) or ()):
             if not isinstance(line, Mapping):
-                raise UsageError(f"summary: {where}.lines[{index}] must be an object")
-            found.append((f"{where}.lines[{index}]", part, line))
+                raise UsageError(f"summary: {where}.{section}[{index}] must be an object")
+            found.append((f"{where}.{section}[{index}]", part, line))
     return found
 
 
@@ -111,7 +114,8 @@ def _span(line: Mapping[str, Any], where: str) -> str:
     area = line.get("area")
     if area is None:
         return ""
-    return " to ".join(amount(number_at(area, end, where)) for end in ("from", "to"))
+    told = flops if _unit(line) == "flops" else amount
+    return " to ".join(told(number_at(area, end, where)) for end in ("from", "to")) + _named(line)
 
 
 def _reached(line: Mapping[str, Any], target: float, where: str) -> str:
@@ -119,15 +123,28 @@ def _reached(line: Mapping[str, Any], target: float, where: str) -> str:
         if reach.get("target") != target:
             continue
         lo, hi = _ends(reach, f"{where}.targets")
-        if reach.get("tokens") is None:
+        unit = _unit(line)
+        if reach.get(unit) is None:
             return "not reached"
-        ends = f"[{_tokens(lo)},\u00a0{_tokens(hi)}]"
-        return f"{amount(round(number_at(reach, 'tokens', where), 1))} {ends}"
+        ends = f"[{_place(lo, unit)},\u00a0{_place(hi, unit)}]"
+        return f"{_place(number_at(reach, unit, where), unit)} {ends}{_named(line)}"
     return ""
 
 
-def _tokens(value: float | None) -> str:
-    return "not reached" if value is None else amount(round(value, 1))
+def _unit(line: Mapping[str, Any]) -> str:
+    """What the axis of a line counts; files of before there were several have tokens."""
+    return str(line.get("unit") or "tokens")
+
+
+def _named(line: Mapping[str, Any]) -> str:
+    """The unit behind a number, where the head of the column does not say it."""
+    return {"loops": "\u00a0loops", "flops": "\u00a0FLOPs"}.get(_unit(line), "")
+
+
+def _place(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not reached"
+    return flops(value) if unit == "flops" else amount(round(value, 1))
 
 
 def _reaches(line: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

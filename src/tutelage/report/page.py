@@ -47,6 +47,9 @@ METHOD_NOTES = {
     "are also a budget.",
     "step-conditional": "step-conditional: the question asks for so many steps, counted down.",
     "class-conditional": "class-conditional: the question asks to think briefly, or long.",
+    "loops": "loops: every token passes so often through the core of the model; the unforced point has the "
+    "model’s usual number.",
+    "exit": "exit: a token leaves the loop as soon as what it predicts, or its state, has settled.",
     "rejection": "rejection: drawn again until the thinking is short enough; all tries count.",
 }
 CLOSERS = {
@@ -60,6 +63,7 @@ CLOSERS = {
 }
 """Who closed the thinking, in the order of the table."""
 _WIDTHS = (plots.WIDE, plots.NARROW)
+_CURVES = (curve.WIDE, curve.NARROW)
 
 
 def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -87,6 +91,7 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
     """The HTML text that `render` writes."""
     arms, comparisons = read_arms(summary), read_comparisons(summary)
     points, steps = read_curve(summary), read_funnel(summary)
+    tokens = [point for point in points if point.part != "loops"]
     climbs, families = ladders.read_ladders(summary, arms), ladders.read_against(summary, arms)
     trained = training.read_training(summary)
     notes = list(dict.fromkeys(f"“{row.name}”, seed {row.seed}: {row.note}" for row in arms if row.note))
@@ -120,8 +125,16 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         forests=[plots.forest(comparisons, width) for width in _WIDTHS] if comparisons else [],
         holm=any(row.p_holm is not None for row in comparisons),
         points=points,
-        panels=list(zip(curve.panels(points, curve.WIDE), curve.panels(points, curve.NARROW), strict=True)),
-        main_arm=curve.main_arm(points) if points else "",
+        panels=list(zip(*(curve.panels(points, width) for width in _CURVES), strict=True)),
+        loops=list(zip(*(curve.loop_panels(points, width) for width in _CURVES), strict=True)),
+        compute=list(
+            zip(*(curve.compute_panels(points, width) for width in (curve.ACROSS, curve.NARROW)), strict=True)
+        ),
+        looped=any(point.loops is not None for point in points),
+        looping=any(arm.loops is not None for arm in arms),
+        main_arm=curve.main_arm(tokens) if tokens else "",
+        loop_arm=curve.main_arm(points) if points else "",
+        other_arms=words.listing(curve.other_arms(points)),
         others=len({point.arm for point in points}) > 1,
         waited=any(point.method == "wait" for point in points),
         logarithmic=curve.is_logarithmic(points),
@@ -132,6 +145,7 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         replies=_replies,
         targets=[f"tokens to {words.percent(target)}" for target in targets_of(summary)],
         lines=read_lines(summary),
+        lines_by_flops=read_lines(summary, "flops"),
         neighbours=read_neighbours(summary),
         funnels=[plots.funnel(steps, width) for width in _WIDTHS] if steps else [],
         cost=_cost_rows(cost),

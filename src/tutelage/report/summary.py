@@ -37,6 +37,8 @@ class Arm:
     train_steps: float | None
     chosen_on: float = 0
     trained_on: float = 0
+    flops: float | None = None
+    loops: float | None = None
 
     @property
     def note(self) -> str:
@@ -67,9 +69,10 @@ class Comparison:
 @dataclass(frozen=True, slots=True)
 class Point:
     """One setting of the thinking controls, on the line of that name. `part` is "natural" (unforced),
-    "capped" (thinking cut short, or asked to be short) or "extended" (prolonged, or several attempts);
-    `setting` says it in words. Tokens are per problem and sample; `closed_by`, `finished` and `empty` count
-    `replies`, of which a method may stand by none."""
+    "capped" (thinking cut short, or asked to be short), "extended" (prolonged, or several attempts) or
+    "loops" (another depth of a recurrent-depth model); `setting` says it in words. Tokens and `flops` are per
+    problem and sample, `loops` per token of a reply; `closed_by`, `finished` and `empty` count `replies`, of
+    which a method may stand by none. `problem_set` names the problems."""
 
     arm: str
     method: str
@@ -97,6 +100,10 @@ class Point:
     replies: float
     chosen_on: float = 0
     trained_on: float = 0
+    num_steps: float | None = None
+    flops: float | None = None
+    loops: float | None = None
+    problem_set: str = ""
 
     @property
     def note(self) -> str:
@@ -116,7 +123,7 @@ class Point:
     @property
     def order(self) -> float:
         """Where it stands on its line."""
-        settings = (self.waits, self.minimum, self.budget, self.votes)
+        settings = (self.waits, self.minimum, self.budget, self.votes, self.num_steps)
         return next((setting for setting in settings if setting is not None), 0.0)
 
 
@@ -157,6 +164,8 @@ def read_arms(summary: Mapping[str, Any]) -> list[Arm]:
             train_steps=number_or_none(row, "train_steps", where),
             chosen_on=number_or_none(row, "chosen_on", where) or 0,
             trained_on=number_or_none(row, "trained_on", where) or 0,
+            flops=number_or_none(row, "flops", where),
+            loops=number_or_none(row, "loops", where),
         )
         for where, row, ci in measured(summary, "arms")
     ]
@@ -216,6 +225,10 @@ def read_curve(summary: Mapping[str, Any]) -> list[Point]:
                 replies=sum(closed_by.values()) if replies is None else replies,
                 chosen_on=number_or_none(row, "chosen_on", where) or 0,
                 trained_on=number_or_none(row, "trained_on", where) or 0,
+                num_steps=number_or_none(row, "num_steps", where),
+                flops=number_or_none(row, "flops", where),
+                loops=number_or_none(row, "loops", where),
+                problem_set=visible(row.get("problem_set") or ""),
             )
         )
     return points

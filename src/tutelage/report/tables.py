@@ -18,6 +18,7 @@ from tutelage.report.ladders import Against, Ladder, Rung, read_against, read_la
 from tutelage.report.lines import LineRow, read_lines, read_neighbours, targets_of
 from tutelage.report.summary import Arm, Comparison, Point, read_arms, read_comparisons, read_curve
 from tutelage.report.training import Run, read_training
+from tutelage.report.words import flops
 
 
 def markdown(summary: Mapping[str, Any]) -> str:
@@ -46,11 +47,18 @@ def markdown(summary: Mapping[str, Any]) -> str:
         parts.append(table(head, [_comparison(row) for row in comparisons]))
     if curve:
         head = ("arm", "method", "setting", "seed", "accuracy, 95 % interval", "n", "samples", "tokens")
-        parts.append(table(head, [_point(point) for point in curve]))
+        looped = any(point.loops is not None for point in curve)
+        rows = [(*_point(point), *(_compute(point) if looped else ())) for point in curve]
+        parts.append(table((*head, *(("loops", "FLOPs") if looped else ())), rows))
     if lines := read_lines(summary):
         reach = [f"tokens to {100 * target:g} %" for target in targets_of(summary)]
         head = ("arm", "seed", "line", "n", "area, 95 % interval", "over tokens", *reach)
         parts.append(table((*head, "control", "scaling", "performance"), [_line(line) for line in lines]))
+    by_flops = read_lines(summary, "flops")
+    if by_flops and any(point.loops is not None for point in curve):
+        reach = [f"FLOPs to {100 * target:g} %" for target in targets_of(summary)]
+        head = ("arm", "seed", "line", "n", "area, 95 % interval", "over FLOPs", *reach)
+        parts.append(table((*head, "control", "scaling", "performance"), [_line(line) for line in by_flops]))
     if steps := read_neighbours(summary):
         head = ("a minus b, paired", "seed", "difference, 95 % interval", "n", "p", "p (Holm)")
         parts.append(table(head, [_comparison(row) for row in steps]))
@@ -122,6 +130,10 @@ def _point(point: Point) -> tuple[str, ...]:
         _whole(point.samples),
         _decimal(point.tokens),
     )
+
+
+def _compute(point: Point) -> tuple[str, str]:
+    return _decimal(point.loops), "" if point.flops is None else flops(point.flops)
 
 
 def _line(line: LineRow) -> tuple[str, ...]:

@@ -20,8 +20,12 @@ def three_sentences(
     arms: Sequence[Arm], comparisons: Sequence[Comparison], curve: Sequence[Point], bill: str
 ) -> list[str]:
     """Up to three sentences: who is best, what is and is not shown, and what thinking longer does (or `bill`,
-    what the run cost, where thinking was not varied)."""
-    found = [best_arm(arms), shown(comparisons), thinking(curve) or bill]
+    what the run cost, where thinking was not varied). Where loops were varied, one more says what they do."""
+    tokens = [point for point in curve if point.part != "loops"]
+    varied = any(point.part != "natural" for point in tokens) or len(tokens) == len(curve)
+    loops = looping(curve)
+    third = thinking(tokens) if varied else ""
+    found = [best_arm(arms), shown(comparisons), third or ("" if loops else bill), loops]
     return [sentence for sentence in found if sentence]
 
 
@@ -92,6 +96,33 @@ def thinking(curve: Sequence[Point]) -> str:
     if votes:
         text += f", and {_at(max(votes, key=lambda p: p.accuracy))} by majority vote"
     return f"{text} ({peak.n:,} problems)."
+
+
+def looping(curve: Sequence[Point]) -> str:
+    """What more passes through the core do for the arm with most depths, from the fewest to the best, and at
+    what cost; seed by seed."""
+    depths = [point for point in curve if point.method == "loops" and point.num_steps is not None]
+    if not depths:
+        return ""
+    by_arm = _grouped(depths, lambda point: point.arm)
+    arm = max(by_arm, key=lambda name: len(by_arm[name]))
+    told = []
+    by_seed = _grouped(by_arm[arm], lambda point: point.seed)
+    for seed, rows in by_seed.items():
+        least = min(rows, key=lambda point: point.num_steps or 0.0)
+        best = max(rows, key=lambda point: point.accuracy)
+        text = f"{_deep(least)} and at best {_deep(best)}"
+        if least.flops and best.flops and best is not least:
+            text += f" for {best.flops / least.flops:.1f} times the FLOPs"
+        told.append(text + (f" (seed {seed})" if len(by_seed) > 1 else ""))
+    return f"Looping, “{arm}” gives {listing(told)} ({depths[0].n:,} problems)."
+
+
+def _deep(point: Point) -> str:
+    steps = point.num_steps or 0.0
+    loops = f"{amount(steps)} loop{'s' if steps != 1 else ''}"
+    note = f" ({point.note})" if point.note else ""
+    return f"{percent(point.accuracy)} {interval(point.lo, point.hi)} with {loops}{note}"
 
 
 def waiting_stops(points: Iterable[Point]) -> Point | None:

@@ -32,6 +32,16 @@ def amount(value: float | None) -> str:
     return f"{value:.1f}"
 
 
+def flops(value: float | None) -> str:
+    """FLOPs with three digits: `950 k`, `1.24 M`, `38.1 G`."""
+    if value is None:
+        return "unknown"
+    for size, unit in ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
 def dollars(value: float | None) -> str:
     """`$12.30`, `$0.0042`; None is a price nobody told, not a price of zero."""
     if value is None:

@@ -114,6 +114,7 @@ def _arm(ctx: JobContext[stages.Report], source: Source) -> dict[str, Any]:
             )
         },
         **{key: found.get(key, 0) for key in ("chosen_on", "trained_on")},
+        **{key: found.get(key) for key in ("flops", "flops_ci95", "loops", "loops_ci95")},
         "tokens_seen": sum(metrics.get("tokens_seen", 0) for _, metrics in making),
         "tokens_learned": sum(metrics.get("tokens_learned", 0) for _, metrics in making),
         "teacher_calls": sum(calls.values()),
