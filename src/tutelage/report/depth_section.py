@@ -155,7 +155,7 @@ def tables(summary: Mapping[str, Any]) -> list[str]:
 def _accuracy_table(name: str, runs: Sequence[Loops]) -> str:
     """Depth by passes, one line per seed."""
     steps = runs[0].steps
-    head = (f"{name}: depth", "seed", *(f"{step} passes" for step in steps), "n")
+    head = (f"{name}: depth", "seed", *map(_passes, steps), "n")
     rows = [
         (
             named(group),
@@ -194,7 +194,7 @@ def _baseline_table(name: str, runs: Sequence[Loops]) -> str:
 
 def _examples_table(name: str, runs: Sequence[Loops]) -> str:
     steps = runs[0].steps
-    head = (f"{name}: worked examples", "seed", *(f"{step} passes" for step in steps), "enough", "n")
+    head = (f"{name}: worked examples", "seed", *map(_passes, steps), "enough", "n")
     rows = []
     for run in runs:
         for group in groups_of(run.examples):
@@ -228,9 +228,13 @@ def _path_table(runs: Sequence[Loops]) -> str:
         for each in run.restarts:
             told = f"{each.distance.mean:.3f} [{each.distance.lo:.3f}, {each.distance.hi:.3f}]"
             same = f"{told}; same prediction {100 * each.same:.1f} %"
-            what = f"relative distance from another start after {each.steps} passes"
+            what = f"relative distance from another start after {_passes(each.steps)}"
             rows.append((what, run.seed, same, f"{each.distance.n} texts"))
     return table(head, rows)
+
+
+def _passes(steps: int) -> str:
+    return "1 pass" if steps == 1 else f"{steps} passes"
 
 
 def _share(value: Value) -> str:
