@@ -49,11 +49,11 @@ class _Counted:
 
 
 def _lab_teacher(settings: teachers.LabTeacher, name: str) -> ScriptedTeacher:
-    from tutelage.lab import products
+    from tutelage.lab.products import DOMAIN, phrases
     from tutelage.lab.tokenizer import build_tokenizer
     from tutelage.tokens import encode_text
 
-    own = {products.DOMAIN: build_tokenizer(products.phrases())}
+    own = {DOMAIN: build_tokenizer(phrases())}
     usual = build_tokenizer()
     plain = settings.model_dump(exclude={"kind", "price"})
     oracle = Oracle(**plain)

@@ -57,11 +57,11 @@ def student(ctx: JobContext[starts.Student]) -> dict[str, Any]:
 
 
 def _fresh(config: starts.Student, template: Template) -> Student:
-    from tutelage.lab import products, tokenizer
+    from tutelage.lab.products import phrases
+    from tutelage.lab.tokenizer import build_tokenizer
     from tutelage.students.tiny import Loops, TinyConfig, build_tiny
 
-    words = products.phrases() if config.world == "products" else None
-    known = tokenizer.build_tokenizer(words)
+    tokenizer = build_tokenizer(phrases() if config.world == "products" else None)
     size = replace(
         TinyConfig(),
         rope_base=config.rope_base,
@@ -72,12 +72,12 @@ def _fresh(config: starts.Student, template: Template) -> Student:
         size = replace(size, width=config.width, heads=config.width // 32, feed_forward=wide)
     model = build_tiny(
         replace(size, layers=config.layers or size.layers),
-        vocabulary=len(known),
-        pad=known.pad_token_id,
-        end=known.eos_token_id,
+        vocabulary=len(tokenizer),
+        pad=tokenizer.pad_token_id,
+        end=tokenizer.eos_token_id,
         seed=config.seed,
     )
-    return Student(model, known, template, "tiny")
+    return Student(model, tokenizer, template, "tiny")
 
 
 def sft(ctx: JobContext[Sft]) -> dict[str, Any]:
