@@ -76,7 +76,7 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
     Raises UsageError that names the field."""
 
     model_type = "recurrent_depth"
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "state", "steps"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "loop_state", "steps"]
 
     def __init__(
         self,

@@ -145,7 +145,7 @@ def load_huginn_state_dict(
     model.load_state_dict(found, assign=bare)
     if bare:  # a model without memory took the tensors themselves
         model.tie_weights()
-        model.model.rotary_emb = LlamaRotaryEmbedding(model.config, device=model.device)
+        model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(model.device)
     return model
 
 

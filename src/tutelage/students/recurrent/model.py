@@ -172,7 +172,7 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         return BackboneOutput(
             last_hidden_state=self.norm(hidden),
             past_key_values=past_key_values,
-            state=state,
+            loop_state=state,
             steps=(free, kept),
         )
 
@@ -273,7 +273,7 @@ class RecurrentDepthForCausalLM(RecurrentDepthPreTrainedModel, GenerationMixin):
             loss=loss,
             logits=logits,
             past_key_values=found.past_key_values,
-            state=found.state,
+            loop_state=found.loop_state,
             steps=found.steps,
         )
 
