@@ -33,11 +33,15 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "collect", {"teacher": {"kind": "lab", "style": "detailed"}}, folder / "t.parquet", inputs=given
     )
     run_single("student", {"source": "tiny", "seed": 3}, folder / "tiny")
+    loops = {"mean": 4, "backprop": 2}
+    run_single("student", {"source": "tiny", "seed": 3, "width": 64, "recurrent": loops}, folder / "loops")
     return folder
 
 
-def train(lab: Path, out: str, launch: list[str], *more: str, stage: str = "sft") -> dict[str, Any]:
-    command = ["train", stage, "--model", str(lab / "tiny"), "--problems", str(lab / "p.parquet")]
+def train(
+    lab: Path, out: str, launch: list[str], *more: str, stage: str = "sft", model: str = "tiny"
+) -> dict[str, Any]:
+    command = ["train", stage, "--model", str(lab / model), "--problems", str(lab / "p.parquet")]
     command += ["--traces", str(lab / "t.parquet"), "--steps", "4", "--out", str(lab / out), "--json"]
     settings = ("system=own", "batch=8", "warmup_steps=1", *more)
     done = subprocess.run(
@@ -77,6 +81,20 @@ def test_two_processes_train_as_one_does(lab: Path, way: str) -> None:
     rows = (lab / f"both-{way}-log.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 3, 4]
     assert not list(lab.glob("*.work"))
+
+
+@pytest.mark.slow
+def test_a_recurrent_student_has_the_same_depths_and_states_in_both(lab: Path) -> None:
+    one = train(lab, "one-loops", [], model="loops")
+    both = train(lab, "both-loops", [], "accumulate=2", f"launch={TWO}", model="loops")
+    assert (one["metrics"]["processes"], both["metrics"]["processes"]) == (1, 2)
+    losses = [[loss for _, loss in each["metrics"]["losses"]] for each in (one, both)]
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], abs=1e-4)
+    first, second = (load_file(lab / f"{each}-loops/model.safetensors") for each in ("one", "both"))
+    for name, weights in first.items():
+        assert torch.allclose(weights, second[name], atol=1e-4), name
+    rows = [json.loads(row) for row in (lab / "both-loops-log.jsonl").read_text().splitlines()]
+    assert all({"state_cosine", "loss_r1", "loss_mean"} <= row.keys() for row in rows) and len(rows) == 4
 
 
 @pytest.mark.slow

@@ -19,16 +19,18 @@ from tutelage.train.journal import read_log
 # fingerprint of the weights. From step argv[4] on no file may grow over argv[5] bytes: a full disk.
 TRAIN = """
 import hashlib, json, resource, sys
+from dataclasses import replace
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], sys.argv[1] + "/train"]
+from loopstudent import loop_student
 from tinymodel import tiny_student
 from tutelage.errors import TutelageError
 from tutelage.records import Problem, Trace
-from tutelage.train.examples import build_examples
-from tutelage.train.settings import Keep, Lora, Optimiser
+from tutelage.train.examples import build_examples, sized
+from tutelage.train.settings import Depth, Keep, Lora, Optimiser, Ramp
 from tutelage.train.sft import train_sft
 folder, way, full_at, room = Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
-student = tiny_student()
+student = loop_student() if way == "loops" else tiny_student()
 problems = {f"p{n}": Problem(f"p{n}", f"{n}?") for n in range(14)}
 traces = [Trace(f"t{n}", f"p{n}", 0, "m", f"{n}" + "!" * (n % 5)) for n in range(14)]
 rows = build_examples(student.tokenizer, student.template, problems, traces).examples
@@ -38,6 +40,9 @@ def heard(done, total, note):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
 lora = Lora(rank=4, dropout=0.2) if way == "lora" else None
 settings = Optimiser(30, batch=4, warmup_steps=3, accumulate=2, lora=lora)
+if way == "loops":
+    settings = replace(settings, kind="muon", depth=Depth(ramp=Ramp(1, 0.5)), lengths=Ramp(20, 0.5))
+    rows = sized(rows, {}, "tokens")
 try:
     result = train_sft(student, rows, settings, keep=Keep(folder, "m", every=10), progress=heard,
                        packed=60 if way == "packed" else None)
@@ -99,7 +104,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "step"), [("full", 13), ("lora", 17), ("packed", 20)])
+@pytest.mark.parametrize(("way", "step"), [("full", 13), ("lora", 17), ("packed", 20), ("loops", 14)])
 def test_a_killed_run_goes_on_to_the_same_losses_and_weights(
     tmp_path: Path, undisturbed: Callable[[str], tuple[Path, list[object]]], way: str, step: int
 ) -> None:

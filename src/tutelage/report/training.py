@@ -21,6 +21,10 @@ from tutelage.report.words import amount, interval, percent
 
 QUANTITIES = {
     "loss": "training loss",
+    "mean_depth": "mean loops",
+    "loss_r1": "loss after one loop",
+    "loss_mean": "loss at the mean of loops",
+    "state_cosine": "likeness of states (cosine)",
     "rewards/accuracies": "pairs ranked right",
     "drawn/reward": "mean reward, as drawn",
     "drawn/right": "right replies, as drawn",
