@@ -41,6 +41,7 @@ class EvaluateConfig(WithProblems):
     arm: str
     model: Annotated[str, InputRef("model")]
     samples: int = 1
+    policy: dict[str, int | str | bool] = Field(default_factory=dict)
 
 
 class SweepConfig(WithProblems):
@@ -54,6 +55,10 @@ class SweepConfig(WithProblems):
     temperature: float = 0.0
     votes: tuple[int, ...] = ()
     methods: tuple[str, ...] = ()
+    num_steps: tuple[int, ...] = ()
+    exits: tuple[str, ...] = ()
+    continuous: bool = False
+    depth: int | None = None
     targets: tuple[float, ...] = ()
     max_thinking: int | None = None
     close_text: str = ""
@@ -86,6 +91,7 @@ def curve(folder: Path) -> dict[str, Any]:
         (made / "analysis.json").write_text('{"lines": []}')
     unforced = {"setting": "greedy", "accuracy": 0.5, "ci95": [0.1, 0.9], "thinking_tokens_mean": 7.0}
     best = {"setting": "at most 8 tokens", "accuracy": 0.75, "ci95": [0.2, 0.95], "thinking_tokens_mean": 9.4}
+    unforced, best = {**unforced, "loops": None}, {**best, "loops": 6.25}
     return {"points": 1, "problems": 2, "unforced": unforced, "highest": best}
 
 

@@ -53,12 +53,16 @@ def folder(tmp_path: Path) -> Path:
 VERBS = {
     "verify": ["--traces", "t.parquet"],
     "train": ["--model", "model", "--traces", "t.parquet", "--verdicts", "t.parquet", "--steps", "3"],
-    "evaluate": ["--model", "model", "--samples", "4"],
+    "evaluate": [
+        *("--model", "model", "--samples", "4", "--num-steps", "8", "--exit", "kl:5e-4,min=2", "--continuous")
+    ],
     "sweep": [
         *("gguf:some-package", "--budgets", "0,4,8", "--waits", "0,1", "--minimums", "6"),
         *("--wait-strings", 'Wait,\nHmm," So, ",none', "--samples", "4", "--temperature", "0.7"),
         *("--votes", "1,4", "--methods", "rejection:8,class-conditional:short", "--target", "0.5,0.25"),
         *("--max-thinking", "32", "--close-text", "Answer", "--max-answer", "9"),
+        *("--num-steps", "1,2", "--exit", "kl:5e-4,min=2", "--exit", "argmax:5", "--continuous"),
+        *("--depth", "4"),
     ],
 }
 
@@ -78,14 +82,18 @@ def test_a_verb_runs_its_stage_with_its_options(folder: Path, verb: str) -> None
         assert seen["wait_strings"] == ["Wait", "\nHmm", " So, ", None] and seen["waits"] == [0, 1]
         assert seen["methods"] == ["rejection:8", "class-conditional:short"] and seen["votes"] == [1, 4]
         assert seen["targets"] == [0.5, 0.25] and seen["temperature"] == 0.7 and seen["samples"] == 4
+        assert seen["exits"] == ["kl:5e-4,min=2", "argmax:5"] and seen["num_steps"] == [1, 2]
+        assert seen["continuous"] is True and seen["depth"] == 4
         assert document["points"] == [{"setting": "greedy"}] and document["analysis"] == {"lines": []}
         again = [each.replace("out/result.json", "again") for each in arguments[:-1]]
         text = call(*again, folder=folder)[1]
         assert text.splitlines()[0] == (
             "1 points over 2 problems; unforced 50.0% [10.0%, 90.0%] at 7 thinking tokens; "
-            "highest 75.0% [20.0%, 95.0%] at 9 thinking tokens (at most 8 tokens)"
+            "highest 75.0% [20.0%, 95.0%] at 9 thinking tokens and 6.2 loops (at most 8 tokens)"
         )
         assert seen["model"] == f"file:{folder}/out/student-gguf-some-package"
+    if verb == "evaluate":
+        assert seen["policy"] == {"num_steps": 8, "exit": "kl:5e-4,min=2", "continuous": True}
     if verb == "train":
         assert seen["keep"] == "correct" and seen["steps"] == 3
         code, out, _ = call(*arguments[:-1], folder=folder)  # without --json
