@@ -5,10 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from loopstudent import loop_examples, loop_student
 
 from tinymodel import tiny_llama
+from tutelage.students.pretrained import Student
+from tutelage.train.dry import dry_pass
 from tutelage.train.estimate import (
     Memory,
     Shape,
@@ -18,7 +22,8 @@ from tutelage.train.estimate import (
     shape_of,
     trained_weights,
 )
-from tutelage.train.settings import Lora, Optimiser
+from tutelage.train.settings import Lora, Optimiser, Progress, Ramp
+from tutelage.train.sft import train_sft
 
 SHAPE = Shape(parameters=1000, layers=2, width=10, feed_forward=20, key_value=5, vocabulary=100, adapted=50)
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=60)
@@ -42,6 +47,36 @@ def test_the_size_of_an_adapter_is_what_peft_makes() -> None:
     expected = trained_weights(shape_of(model), Optimiser(steps=1, lora=Lora(rank=4)))
     made = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
     assert sum(each.numel() for each in made.parameters() if each.requires_grad) == expected
+
+
+def test_a_recurrent_core_counts_once_for_each_loop_with_gradient() -> None:
+    begun = loop_student(mean_recurrence=6, mean_backprop_depth=2)
+    shape = shape_of(begun.model)
+    assert (shape.layers, shape.loops) == (1 + 2 + 1, 6)
+    assert shape_of(loop_student(mean_recurrence=1, mean_backprop_depth=5).model).layers == 3
+    assert shape_of(tiny_llama(300)).loops is None
+    adamw, muon = (memory(shape, Optimiser(steps=1, kind=kind), 4, 10) for kind in ("adamw", "muon"))
+    assert adamw.optimiser - muon.optimiser == 4 * shape.matrices > 0
+    found = estimate(shape, Optimiser(steps=2, batch=2), [5, 6], 7)
+    assert any("loops: 6 on average" in each for each in found.assumptions)
+
+
+def test_a_rehearsal_of_a_recurrent_student_is_at_its_mean_and_leaves_its_weights() -> None:
+    begun = loop_student()
+    before = [each.detach().clone() for each in begun.model.parameters()]
+    rows, modes = loop_examples(begun, 4), []
+
+    def run(student: Student, optimiser: Optimiser, progress: Progress) -> None:
+        def hear(done: int, total: int, note: str) -> None:
+            modes.append(student.model.model.clock.mode)
+            progress(done, total, note)
+
+        train_sft(student, rows, optimiser, progress=hear)
+
+    told = Optimiser(steps=9, batch=4, kind="muon", lengths=Ramp(1))
+    assert dry_pass(begun, told, run).seconds > 0
+    assert modes == ["still", "still"]
+    assert all(torch.equal(a, b) for a, b in zip(before, begun.model.parameters(), strict=True))
 
 
 def test_memory_by_hand() -> None:
