@@ -40,6 +40,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/decode.py --rounds 1 --batch 64
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/rollouts.py --rounds 1
+	$(BIN)/python benchmarks/loops.py
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
 	$(BIN)/python benchmarks/curve.py --data $(GSM8K)/test.jsonl --questions 8 --rounds 1

@@ -38,7 +38,7 @@ def fed(model, ids, parts, steps, mode):
     return torch.cat(logits, dim=1), cache
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     shape=LAYERS,
     parts=st.lists(st.integers(1, 3), min_size=1, max_size=4),
@@ -120,7 +120,7 @@ def reference(model, ids, depths, mode):
     return torch.cat(out, dim=1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     shape=LAYERS,
     depths=st.lists(st.integers(1, 5), min_size=1, max_size=5),

@@ -135,15 +135,15 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         seen = past + inputs_embeds.shape[1]
         if attention_mask is not None and attention_mask.ndim == 2 and attention_mask.shape[1] != seen:
             raise UsageError(f"attention_mask has {attention_mask.shape[1]} columns for {seen} tokens so far")
-        if position_ids is None:
-            position_ids = _positions(inputs_embeds, attention_mask, past)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=past_key_values,
-            position_ids=position_ids,
+            position_ids=position_ids,  # where given, they say which texts share a row
         )
+        if position_ids is None:
+            position_ids = _positions(inputs_embeds, attention_mask, past)
         packed = {name: kwargs[name] for name in _PACKED if name in kwargs} | {"position_ids": position_ids}
         scaled = inputs_embeds * self.config.embedding_scale
         rotation = self.rotary_emb(scaled, position_ids=position_ids)
