@@ -148,6 +148,22 @@ def test_documents_become_one_file(data: Path, tmp_path: Path) -> None:
     assert metrics["documents"] == len(texts) == 4 and {each.licence for each in texts} == {"CC0"}
 
 
+def test_healing_is_checked_beforehand(
+    data: Path, looped: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = ["train", "pretrain", "--model", str(looped), "--texts", str(data / "notes.jsonl"), "--check"]
+    given += ["--out", str(tmp_path / "x"), "--steps", "2", "--set", "batch=2"]
+    for room, code in ((64, 0), (600, 2)):
+        with pytest.raises(SystemExit) as ended:
+            main([*given, "--set", f"max_length={room}"])
+        said = capfd.readouterr()
+        assert ended.value.code == code and " of 6 documents" in said.out
+    assert "lower max_length" in said.err and not (tmp_path / "x").exists()
+    with pytest.raises(UsageError, match="the model's context 256; lower max_length"):
+        inputs = {"model": str(looped), "texts": [str(data / "notes.jsonl")]}
+        run_single("pretrain", {"steps": 1, "max_length": 600}, tmp_path / "y", inputs=inputs)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -32,7 +32,8 @@ def lines(report: Mapping[str, Any], colour: bool) -> list[str]:
 
 def _data(report: Mapping[str, Any]) -> list[str]:
     numbers, lengths = report["numbers"], report["lengths"]
-    text = [f"samples  {numbers['samples']:,} of {numbers['problems']:,} problems"]
+    of = next(name for name in ("problems", "documents") if name in numbers)
+    text = [f"samples  {numbers['samples']:,} of {numbers[of]:,} {of}"]
     if "share_too_long" in numbers:
         share, limit = numbers["share_too_long"], numbers["limit"]
         text.append(f"too long {numbers['too_long']:,} ({share:.1%}) over max_length {limit:,}; none is cut")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import UsageError
-from tutelage.recipe.jobs import fitting, preferring, training
+from tutelage.recipe.healing import Pretrain
+from tutelage.recipe.jobs import fitting, preferring, retrofitting, training
 from tutelage.recipe.stage import JobContext
 from tutelage.recipe.training import Distill, Dpo, MidTrain, Rl, TraceData
 from tutelage.records import Problem, Trace, by_id, read_records
@@ -104,6 +105,30 @@ def of_traces(ctx: JobContext[Any], config: TraceData) -> Job:
         optimiser=fitting.optimiser(ctx),
         rehearse=rehearse,
         left_out=_teacher(ctx) if isinstance(config, Distill) else (),
+    )
+
+
+def of_documents(ctx: JobContext[Any], config: Pretrain) -> Job:
+    """Training on plain documents."""
+    begun = fitting.start(ctx)
+    found, examples, finding = retrofitting.documents(ctx, begun)
+    lengths = [len(each.input_ids) for each in examples]
+
+    def rehearse(student: Student, optimiser: Optimiser, progress: Progress) -> object:
+        room = config.max_length
+        return train_sft(
+            student, longest(examples, optimiser.batch, room), optimiser, packed=room, progress=progress
+        )
+
+    return Job(
+        student=begun,
+        findings=[finding],
+        numbers={"documents": len(found), "samples": len(examples), "limit": config.max_length},
+        shown=_spread(examples),
+        lengths=[sum(lengths[each] for each in group) for group in pack(lengths, config.max_length)],
+        learned=sum(label != IGNORE for each in examples for label in each.labels),
+        optimiser=fitting.optimiser(ctx),
+        rehearse=rehearse,
     )
 
 

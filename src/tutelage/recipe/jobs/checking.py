@@ -17,6 +17,7 @@ import numpy as np
 
 from tutelage.errors import UsageError
 from tutelage.recipe.checked import lines as lines
+from tutelage.recipe.healing import Pretrain
 from tutelage.recipe.jobs import checkable
 from tutelage.recipe.stage import JobContext
 from tutelage.recipe.training import Dpo, Rl, TraceData, Training
@@ -42,6 +43,8 @@ def check(ctx: JobContext[Training]) -> dict[str, Any]:
     ctx.progress(0, 3, "reading")
     if isinstance(config, TraceData):
         job = checkable.of_traces(ctx, config)
+    elif isinstance(config, Pretrain):
+        job = checkable.of_documents(ctx, config)
     elif isinstance(config, Dpo):
         job = checkable.of_pairs(ctx, config)
     elif isinstance(config, Rl):

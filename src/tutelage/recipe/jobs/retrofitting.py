@@ -38,8 +38,10 @@ from tutelage.students.recurrent.retrofit import (
 )
 from tutelage.tokens import encode_text
 from tutelage.train import ranks
+from tutelage.train.check import Finding
 from tutelage.train.documents import document_examples
 from tutelage.train.dry import dry_pass, longest
+from tutelage.train.examples import Example
 from tutelage.train.sft import train_sft
 
 # How far one pass may be from the donor's, as a share of the largest value: float32 rounding is below 1e-5.
@@ -145,8 +147,9 @@ def pretrain(ctx: JobContext[healing.Pretrain]) -> dict[str, Any]:
     """One model trained on plain documents, for one seed."""
     config = ctx.config
     student = fitting.start(ctx)
-    found = [each for source in ctx.inputs["texts"] for each in read_texts(source.path)]
-    examples = document_examples(student.tokenizer, found, config.max_length)
+    found, examples, finding = documents(ctx, student)
+    if finding.refused:
+        raise UsageError(finding.text)
     if next(student.model.parameters()).device.type == "cuda":
         dry_pass(
             student,
@@ -179,6 +182,21 @@ def pretrain(ctx: JobContext[healing.Pretrain]) -> dict[str, Any]:
         "processes": ranks.processes(),
     }
     return fitting.finish(ctx, student, result.fitted, numbers, [_learned(each) for each in found])
+
+
+def documents(
+    ctx: JobContext[healing.Pretrain], student: Student
+) -> tuple[list[Text], list[Example], Finding]:
+    """The documents of a stage, the examples they become, and whether these fit into the model."""
+    found = [each for source in ctx.inputs["texts"] for each in read_texts(source.path)]
+    examples = document_examples(student.tokenizer, found, ctx.config.max_length)
+    most, room = max(len(each.input_ids) for each in examples), student.model.config.max_position_embeddings
+    said = f"the longest example has {most} tokens, the model's context {room}"
+    return (
+        found,
+        examples,
+        Finding("context", most > room, said + ("; lower max_length" if most > room else "")),
+    )
 
 
 def _learned(text: Text) -> Problem:
