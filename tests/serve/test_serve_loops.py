@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted import Scripted, site
 
+from tinymodel import byte_tokenizer, tiny_student
+from tutelage.cli import main
 from tutelage.errors import UsageError
 from tutelage.serve.efforts import WORDS, default_efforts, default_loops, read_efforts
 from tutelage.serve.fields import split_model, thinking
-from tutelage.serve.source import Depth, Ended, Refused, Said
+from tutelage.serve.local import Local
+from tutelage.serve.source import Depth, Ended, Order, Refused, Said, Turn
+from tutelage.students.pretrained import Student
+from tutelage.students.recurrent import RecurrentDepthConfig, RecurrentDepthForCausalLM
+from tutelage.students.template import Template
 from tutelage.think.policy import ThinkingPolicy
 
 DEPTH = Depth(mean=8, most=64)
@@ -253,3 +262,82 @@ def test_a_model_that_does_both_has_its_words_in_the_unit_that_was_set():
     with site(source, efforts=read_efforts([], 4096, depth=DEPTH, unit="loops")) as running:
         running.chat(reasoning_effort="low", thinking_token_budget=7)
         assert source.orders[-1].policy == ThinkingPolicy(max_tokens=7, num_steps=4, answer_reserve=32)
+
+
+def deep_student():
+    """A random recurrent model without thinking in tokens, mean 4, at most 12 loops."""
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = RecurrentDepthConfig(
+        hidden_size=32,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        mean_recurrence=4,
+        max_recurrence=12,
+        max_position_embeddings=96,
+        adapter_init="identity",
+    )
+    return Student(RecurrentDepthForCausalLM(config).eval(), tokenizer, Template(thinking=False), "deep")
+
+
+def served_replies(student, orders, **options):
+    """Answer and end of each of `orders`, and the gauges after them."""
+
+    async def work():
+        source = Local(student, name="deep", **options)
+        try:
+            found = []
+            for order in orders:
+                replies = await source.open(order)
+                pieces = [piece async for piece in replies]
+                await replies.aclose()
+                text = "".join(piece.text for piece in pieces if isinstance(piece, Said))
+                found.append((text, pieces[-1]))
+            return found, source.depth, source.gauges()
+        finally:
+            await source.aclose()
+
+    return asyncio.run(work())
+
+
+def test_a_real_model_counts_its_loops_and_drafts_change_nothing():
+    student = deep_student()
+
+    def order(**policy):
+        return Order((Turn("user", "2+2?"),), ThinkingPolicy(**policy), temperature=0.0, max_new_tokens=8)
+
+    orders = [order(num_steps=2), order(), order(num_steps=12), order(exit="state:0.5", num_steps=12)]
+    plain, depth, gauges = served_replies(student, orders)
+    assert depth == Depth(mean=4, most=12)
+    ends = [end for _, end in plain]
+    counts = [end.core_steps / end.completion_tokens for end in ends]
+    assert counts[:3] == [2, 4, 12] and 1 <= counts[3] <= 12
+    assert gauges["core_steps_total"] >= sum(end.core_steps for end in ends), "prompts make passes too"
+    drafted, _, _ = served_replies(student, orders, draft_steps=2)
+    assert drafted == plain
+
+
+def test_a_model_without_loops_has_no_depth_and_cannot_draft():
+    (reply,), depth, gauges = served_replies(tiny_student(), [Order("ab", thinks=False, max_new_tokens=3)])
+    assert depth is None and reply[1].core_steps is None and "core_steps_total" not in gauges
+    with pytest.raises(UsageError, match="--draft-steps: deep has no loops"):
+        served_replies(tiny_student(), [], draft_steps=2)
+    with pytest.raises(UsageError, match="less than 12"):
+        served_replies(deep_student(), [], draft_steps=12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["m", "--effort-in", "hours"], "--effort-in 'hours': write tokens or loops"),
+        (["--upstream", "http://127.0.0.1:9", "--draft-steps", "2"], "--draft-steps"),
+        (["m", "--draft-steps", "0"], "--draft-steps"),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(arguments, says, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", *arguments, "--port", "0"])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line

@@ -39,11 +39,12 @@ from tutelage.think.loops import Loops
 @dataclass(frozen=True, slots=True)
 class _Kept:
     """A drafted `token` that the model's cache holds, with the deep scores after it: `logits` (vocabulary,)
-    and `state` (width,)."""
+    and `state` (width,). `guessed` from deep scores it is no draft: greedy decoding is sure to take it."""
 
     token: int
     logits: Tensor
     state: Tensor
+    guessed: bool = False
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ class Speculating:
             if known.ahead and known.ahead[0].token == token:
                 found[row] = known.ahead.popleft()
                 known.hits += 1
-                self.drafts.accepted += 1
+                self.drafts.accepted += not found[row].guessed
                 continue
             known.reach = known.hits + 1 if known.ahead else known.reach + 2
             known.reach, known.hits = min(known.reach, self._lookahead), 0
@@ -208,8 +209,9 @@ class Speculating:
         deep = self._loops.extend({row: (starts[row], *drafts[row]) for row in drafts})
         for row, scores in deep.items():
             tokens = (starts[row], *drafts[row])
-            self._rows[row].ahead += map(_Kept, tokens, scores.logits, scores.states)
-            self.drafts.drafted += len(drafts[row]) + (row in low)
+            first = [row in low, *[False] * len(drafts[row])]
+            self._rows[row].ahead += map(_Kept, tokens, scores.logits, scores.states, first)
+            self.drafts.drafted += len(drafts[row])
             self.drafts.alone += len(tokens) == 1
         self.drafts.checks += len(deep)
         self.core_steps = self._loops.core_steps
