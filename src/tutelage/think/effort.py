@@ -9,6 +9,7 @@ Does not: measure whether a state has settled (see `students.recurrent.exits`), 
     argmax:5                ... when the likeliest token has been the same for so many steps
     acceleration:0.03       ... when the change of the change, relative to the state, does
     kl:5e-4,min=4,every=2   never before step 4, and looked at every second step
+    kl:5e-4,ordered         no token before the tokens before it: one that waits for them looks settled, too
 """
 
 from __future__ import annotations
@@ -23,18 +24,20 @@ Criterion = Literal["kl", "state", "argmax", "acceleration"]
 DEFAULTS: dict[str, float] = {"kl": 5e-4, "state": 0.03, "argmax": 5, "acceleration": 0.03}
 """Thresholds where none is written: KL of Geiping et al. 2025, section 6.1; relative change and stable steps
 of their code; the second difference is that of arXiv 2509.23314, its threshold ours."""
-_USAGE = "write it as CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS], such as kl:5e-4,min=2"
+_USAGE = "write it as CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS][,ordered], such as kl:5e-4,min=2"
 
 
 @dataclass(frozen=True, slots=True)
 class Exit:
     """When a token leaves the loop: `criterion` below `threshold` (for "argmax": for so many steps), not
-    before `min_steps`, looked at every `every` steps. The bound is the effort's number of steps."""
+    before `min_steps`, looked at every `every` steps; if `ordered`, not before the tokens before it in its
+    text, so that no token makes fewer steps than one before it. The bound is the effort's number of steps."""
 
     criterion: Criterion
     threshold: float
     min_steps: int = 1
     every: int = 1
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.criterion not in DEFAULTS:
@@ -55,16 +58,20 @@ class Exit:
         if name not in DEFAULTS:
             raise UsageError(f"exit: there is no {name!r}; there is: {', '.join(DEFAULTS)}; {_USAGE}")
         options = {"min": 1, "every": 1}
+        ordered = False
         try:
             threshold = float(value) if value else DEFAULTS[name]
             for option in rest:
                 key, _, number = option.strip().partition("=")
+                if option.strip() == "ordered":
+                    ordered = True
+                    continue
                 if key not in options:
                     raise ValueError(key)
                 options[key] = int(number)
         except ValueError as error:
             raise UsageError(f"exit: {text!r} is not readable; {_USAGE}") from error
-        return cls(cast(Criterion, name), threshold, options["min"], options["every"])
+        return cls(cast(Criterion, name), threshold, options["min"], options["every"], ordered)
 
     def __str__(self) -> str:
         more = [
@@ -72,7 +79,7 @@ class Exit:
             for name, value in (("min", self.min_steps), ("every", self.every))
             if value > 1
         ]
-        return f"{self.criterion}:{self.threshold:g}{''.join(more)}"
+        return f"{self.criterion}:{self.threshold:g}{''.join(more)}{',ordered' * self.ordered}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,10 @@ value that lies at its threshold). The exits that read predictions ("kl", "argma
 token at each look: within a prefill these see the tokens before them as they are at that step, in a reply as
 they were in the end. So a prompt's last token, whose scores begin the reply, is fed alone there.
 
+Ordered exits. Step i of a token reads step i of those before it, so work travels from token to token, and a
+token that waits for it does not move: to any criterion it looks settled. With `ordered` no token leaves
+before those before it in its row: what the last of them knew when it left, the next has then seen.
+
 Steps with "continuous": a reply's token starts from the last state of the token before it, a prompt's from
 its own first state. Such rows keep the states of their reply: width numbers per token.
 
@@ -265,6 +269,8 @@ class _Loop:
         self._efforts, self._plan, self._rotation = efforts, plan, rotation
         self._embedded = embedded
         self._bounds = np.array([owner.bound(effort) for effort in efforts])[batch.owner]
+        # What an ordered exit waits for: the most passes of the tokens that the row holds already.
+        self._before = np.array([max(owner._rows[row].made, default=0) for row in batch.rows])[batch.owner]
         self._alone = len(batch.rows) == len(batch.owner)
         self.made = np.zeros(len(batch.owner), dtype=np.int64)
         self.finished = np.zeros(len(batch.owner), dtype=bool)
@@ -339,12 +345,25 @@ class _Loop:
         if not decides(watch.exit, step):
             return leaves
         out = held.cpu().numpy()
+        if watch.exit.ordered:
+            out = self._in_order(watch.tokens, out, step)
         leaves[places] = out
         if hidden is not None and self._alone and out.any():
             # One token per row: what it was looked at for is what it says in the end.
             self.finished[watch.tokens[out]] = True
-            self._hidden[self._slots.index(watch.tokens[out])] = hidden[held]
+            self._hidden[self._slots.index(watch.tokens[out])] = hidden[
+                self._slots.index(np.flatnonzero(out))
+            ]
         return leaves
+
+    def _in_order(self, tokens: np.ndarray, held: np.ndarray, step: int) -> np.ndarray:
+        """`held` (tokens,) without those that a token before them in their row would outstay."""
+        held = held & (self._before[tokens] <= step)
+        stays = np.cumsum(~held)
+        row = self._batch.owner[tokens]
+        first = np.searchsorted(row, row)  # rows lie one after the other
+        out: np.ndarray = held & (stays == (stays - ~held)[first])
+        return out
 
 
 def _kept(row: _Row, length: int) -> int:

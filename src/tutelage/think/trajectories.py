@@ -222,7 +222,11 @@ class _Walk:
                     seen = state if fixed is None else torch.where(known[..., None], fixed.states, state)
                     leaves, past = settled(exit, self._looked_at(exit, seen), past)
                     if decides(exit, step):
-                        inside = inside & (known | ~leaves)
+                        stays = inside & (known | ~leaves)
+                        if exit.ordered:
+                            waits = stays if fixed is None else stays & (~known | (step < fixed.passes))
+                            stays = inside & (stays | (waits.cumsum(dim=1) > 0) & ~known)
+                        inside = stays
                 if fixed is not None:
                     inside = inside & (~known | (step < fixed.passes))
                 still.stopped = ~inside
