@@ -41,6 +41,8 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/serve.py
 	$(BIN)/python benchmarks/rollouts.py --rounds 1
 	$(BIN)/python benchmarks/loops.py
+	$(BIN)/python benchmarks/exits.py --rounds 1
+	$(BIN)/python benchmarks/speculation.py --rounds 1
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
 	$(BIN)/python benchmarks/curve.py --data $(GSM8K)/test.jsonl --questions 8 --rounds 1

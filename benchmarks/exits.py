@@ -11,7 +11,10 @@ One reply is a row, decoded letter by letter in a batch of `--batch`; where a ro
 that rows of any length stand beside each other. `fixed`: all tokens make R passes, by default the fewest of
 1, 2, 4, 6, 8, 12, 16, 24 and 32 that are within half a point of the best of them, which is the hardest to
 beat: it has to be known beforehand, and an exit has not. An exit has the same R as its bound, so that it can
-only save. Its accuracy is over all products of all rows; the interval is that of the paired difference from
+only save. Caches: with `latest` a step reads the tokens before it at that step, so that work travels from
+token to token; with `shared:1` it reads them as they are, which is how they ended where tokens come one by
+one. R is chosen with `latest`, and that run stands first. Accuracy is over all products of all rows; the
+interval is that of the paired difference from
 `fixed`, rows drawn again as wholes (95 %). `passes`: of the core, per token. `steps` and `time` are ratios,
 fixed over exit: above 1 the exit is cheaper. Times are medians over rounds, in which the methods take turns.
 The second table is the same for reading whole rows, `--batch` prompts in one prefill.
@@ -46,10 +49,10 @@ from tutelage.think.loops import Loops
 from tutelage.tokens import encode_text
 
 EXITS = (
-    "kl:1e-6", "kl:1e-5", "kl:5e-4", "kl:5e-4,min=6", "kl:5e-3", "state:0.003", "state:0.01", "state:0.03",
-    "state:0.1", "argmax:3", "argmax:5", "argmax:7", "acceleration:0.01", "acceleration:0.03",
-    "acceleration:0.1",
+    "kl:1e-6", "kl:5e-4", "kl:5e-4,ordered", "state:0.003", "state:0.05", "state:0.05,ordered", "argmax:3",
+    "argmax:3,ordered", "acceleration:0.05", "acceleration:0.05,ordered",
 )  # fmt: skip
+CACHES = ("latest", "shared:1")
 DEPTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 SHORTEST, LONGEST = 3, 12
 BEGIN = 6
@@ -129,9 +132,9 @@ def train(seed: int, steps: int, width: int) -> Any:
     return model.eval()
 
 
-def decode(model: Any, rows: Sequence[Row], effort: Effort, batch: int) -> Run:
+def decode(model: Any, rows: Sequence[Row], effort: Effort, cache: str, batch: int) -> Run:
     """Letter by letter, `batch` rows at a time."""
-    loops = Loops(model)
+    loops = Loops(model, cache=cache)
     right: list[list[bool]] = [[] for _ in rows]
     said: dict[int, list[int]] = {k: [] for k in range(len(rows))}
     waiting, alive = list(range(len(rows)))[::-1], {}
@@ -161,9 +164,9 @@ def decode(model: Any, rows: Sequence[Row], effort: Effort, batch: int) -> Run:
     return Run(right, loops.core_steps, sum(len(row.ids) for row in rows), seconds)
 
 
-def read(model: Any, rows: Sequence[Row], effort: Effort, batch: int) -> Run:
+def read(model: Any, rows: Sequence[Row], effort: Effort, cache: str, batch: int) -> Run:
     """Whole rows, `batch` at a time; only the scores after the last letter are there."""
-    loops = Loops(model)
+    loops = Loops(model, cache=cache)
     right: list[list[bool]] = []
     started = clock()
     for first in range(0, len(rows), batch):
@@ -186,28 +189,28 @@ def pick_fixed(model: Any, rows: Sequence[Row], batch: int) -> int:
     most = model.config.max_recurrence
     found = {}
     for steps in (each for each in DEPTHS if each <= most):
-        found[steps] = share(decode(model, rows, Effort(steps), batch))
+        found[steps] = share(decode(model, rows, Effort(steps), CACHES[0], batch))
     print("accuracy by passes: " + ", ".join(f"{steps}: {100 * a:.1f}" for steps, a in found.items()))
     return min(steps for steps, a in found.items() if a >= max(found.values()) - 0.005)
 
 
 def compare(
-    way: Callable[[Any, Sequence[Row], Effort, int], Run],
+    way: Callable[[Any, Sequence[Row], Effort, str, int], Run],
     model: Any,
     rows: Sequence[Row],
-    efforts: dict[str, Effort],
+    efforts: dict[str, tuple[Effort, str]],
     batch: int,
     rounds: int,
 ) -> None:
     """The table of one way."""
     runs: dict[str, list[Run]] = {name: [] for name in efforts}
     for _ in range(rounds):
-        for name, effort in efforts.items():
-            runs[name].append(way(model, rows, effort, batch))
+        for name, (effort, cache) in efforts.items():
+            runs[name].append(way(model, rows, effort, cache, batch))
     (base_name, base), *_ = ((name, found[0]) for name, found in runs.items())
     base_time = median(run.seconds for run in runs[base_name])
     print(
-        f"{'effort':<24}{'accuracy':>9}{'difference (95 %)':>28}{'passes':>8}{'steps':>7}{'time':>7}{'s':>8}"
+        f"{'effort':<36}{'accuracy':>9}{'difference (95 %)':>28}{'passes':>8}{'steps':>7}{'time':>7}{'s':>8}"
     )
     for name, found in runs.items():
         run, seconds = found[0], median(each.seconds for each in found)
@@ -218,7 +221,7 @@ def compare(
             else f"{100 * change.mean:+.2f} [{100 * change.lo:+.2f}, {100 * change.hi:+.2f}]"
         )
         print(
-            f"{name:<24}{100 * share(run):>8.1f}%{told:>28}{run.passes / run.tokens:>8.2f}"
+            f"{name:<36}{100 * share(run):>8.1f}%{told:>28}{run.passes / run.tokens:>8.2f}"
             f"{base.passes / run.passes:>6.2f}x{base_time / seconds:>6.2f}x{seconds:>8.2f}"
         )
 
@@ -231,6 +234,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--fixed", type=int, help="passes of the fixed depth")
     parser.add_argument("--exits", nargs="+", default=list(EXITS))
+    parser.add_argument("--caches", nargs="+", default=list(CACHES))
     parser.add_argument("--width", type=int, default=64, help="of the model trained here")
     parser.add_argument("--train-steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -251,8 +255,13 @@ def main() -> None:
     print(f"{weights:,} weights, {len(rows)} rows of {SHORTEST} to {LONGEST} factors, batch {options.batch}")
     with torch.inference_mode():
         fixed = options.fixed or pick_fixed(model, rows, options.batch)
-        efforts = {f"fixed {fixed}": Effort(fixed)}
-        efforts |= {text: Effort(fixed, Exit.parse(text)) for text in options.exits}
+        efforts: dict[str, tuple[Effort, str]] = {}
+        for cache in options.caches:
+            depths = {fixed: None} if cache == CACHES[0] else dict.fromkeys([fixed, *DEPTHS[:3]])
+            efforts |= {f"fixed {steps}, {cache}": (Effort(steps), cache) for steps in depths}
+            efforts |= {
+                f"{text}, {cache}": (Effort(fixed, Exit.parse(text)), cache) for text in options.exits
+            }
         print("\nletter by letter")
         compare(decode, model, rows, efforts, options.batch, options.rounds)
         print("\nwhole rows at once; the answer after the last letter")

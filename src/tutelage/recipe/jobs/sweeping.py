@@ -51,8 +51,8 @@ def sweep_arm(ctx: JobContext[stages.Sweep]) -> dict[str, Any]:
     student = load(ctx.path("model"), config.bf16, ctx.threads)
     if not student.template.thinking and (grid.thinks or not (grid.num_steps or grid.exits)):
         raise UsageError(
-            f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep but the loops "
-            "of a recurrent-depth model (num_steps, exits)"
+            f"stage {ctx.stage}: its model has thinking switched off; there is nothing to sweep but the "
+            "loops of a recurrent-depth model (num_steps, exits)"
         )
     engine = Engine(student, max_batch=config.max_batch)
     points = sweep(
