@@ -83,6 +83,20 @@ def test_products_are_as_many_as_asked_and_disjoint(tmp_path: Path) -> None:
     assert questions(again) != questions(test)
 
 
+def test_products_keep_apart_from_those_of_another_stage(tmp_path: Path) -> None:
+    settings = {"min_steps": 3, "max_steps": 3}
+    first = products(tmp_path / "a.parquet", train=30, test=20, **settings)[:2]
+    taken = [str(tmp_path / name) for name in ("a.parquet", "a-test.parquet")]
+    # Of 216 questions; another seed alone meets some again.
+    for inputs, shared in (({}, True), ({"apart_from": taken}, False)):
+        out = tmp_path / f"b-{shared}.parquet"
+        done = run_single(
+            "lab-products", {**settings, "train": 40, "test": 40, "seed": 1}, out, inputs=inputs
+        )
+        again = [p for name in ("train", "test") for p in read_records(Path(done["outputs"][name]), Problem)]
+        assert bool(questions([*first[0], *first[1]]) & questions(again)) is shared
+
+
 def test_hidden_starts_are_told_by_as_many_examples_as_asked(tmp_path: Path) -> None:
     _, test, _ = products(tmp_path / "p.parquet", train=20, test=60, hidden=True, examples=[0, 3])
     assert Counter(p.metadata["examples"] for p in test) == {0: 30, 3: 30}

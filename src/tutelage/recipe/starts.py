@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from tutelage.recipe.stage import LocalOrName, Output, Settings, StageConfig, StageKind
-from tutelage.recipe.training import Count, Positive
+from tutelage.recipe.training import Count, Positive, Problems
 
 
 class LabProblems(StageConfig):
@@ -32,9 +32,11 @@ class LabProblems(StageConfig):
 
 class LabProducts(StageConfig):
     """Problems of the product world (see `lab.products`): `min_steps` to `max_steps` factors (`stride` apart)
-    are the difficulty. `hidden` starts are told by worked examples, as many as one of `examples` says."""
+    are the difficulty. `hidden` starts are told by worked examples, as many as one of `examples` says. No
+    question of a problem in `apart_from` is among them."""
 
     kind: Literal["lab-products"]
+    apart_from: tuple[Problems, ...] = ()
     train: Positive = 20000
     test: Positive = 1000
     validation: Count = 0

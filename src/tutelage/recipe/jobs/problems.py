@@ -7,7 +7,7 @@ Does not: hold a room's logic.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -20,7 +20,7 @@ from tutelage.problems.files import read_problems
 from tutelage.recipe import starts
 from tutelage.recipe.files import write_text
 from tutelage.recipe.stage import JobContext
-from tutelage.records import Problem, stable_hash, write_records
+from tutelage.records import Problem, read_records, stable_hash, write_records
 
 
 def lab_problems(ctx: JobContext[starts.LabProblems]) -> dict[str, Any]:
@@ -49,8 +49,14 @@ def lab_products(ctx: JobContext[starts.LabProducts]) -> dict[str, Any]:
             stride=config.stride,
             hidden=config.hidden,
             examples=config.examples,
+            exclude={problem.question for problem in _apart_from(ctx)},
         ),
     )
+
+
+def _apart_from(ctx: JobContext[starts.LabProducts]) -> Iterator[Problem]:
+    for source in ctx.inputs.get("apart_from", ()):
+        yield from read_records(source.path, Problem)
 
 
 def _drawn(
