@@ -50,6 +50,7 @@ def test_missing_ray_is_one_line_that_says_what_to_install(monkeypatch: pytest.M
         list(spread(doubling, [1], engine="ray", workers=1))
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_one_line() -> None:
     code = (
         "import contextlib; from tutelage.engines import spread; from tutelage.errors import UsageError\n"

@@ -65,6 +65,7 @@ def stored(path: Path) -> list[bytes | None]:
         return [row.raw for row in ledger.get_many(keys)]
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_and_keeps_what_was_stored(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 TEST = """
 import pytest
@@ -29,6 +31,7 @@ def outcome(folder: Path, allowed: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_skip_or_expected_failure_without_an_entry_fails_the_run(tmp_path: Path) -> None:
     code, text = outcome(tmp_path, "# nothing\n")
     assert code == 1
@@ -36,6 +39,7 @@ def test_a_skip_or_expected_failure_without_an_entry_fails_the_run(tmp_path: Pat
     assert "test_it.py::test_broken[1] (broken)" in text
 
 
+@pytest.mark.slow
 def test_an_entry_with_a_reason_allows_it(tmp_path: Path) -> None:
     listed = "test_it.py::test_moon | the moon is not always there\ntest_it.py::test_broken* | known\n"
     assert outcome(tmp_path, listed)[0] == 0

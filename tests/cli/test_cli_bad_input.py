@@ -138,6 +138,7 @@ def test_a_mistake_in_the_data_names_file_and_line(folder: Path, mistake: str) -
     assert line.startswith("error: questions: ") and message in line
 
 
+@pytest.mark.slow
 def test_once_mended_the_same_command_goes_on(folder: Path) -> None:
     (folder / "q.jsonl").write_text("\n".join(damaged(17, "{")))
     assert "q.jsonl line 17" in refused(folder, "run", "r.yaml")

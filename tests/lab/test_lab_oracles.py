@@ -206,10 +206,14 @@ def test_an_unknown_style_and_a_problem_from_elsewhere_are_refused() -> None:
         reply(Oracle("human"), Problem("p", "1 + 1"), 0)
 
 
-def test_products_have_a_teacher_who_writes_them_down_and_one_who_does_not() -> None:
+def test_products_have_teachers_who_restate_who_write_values_and_who_write_nothing() -> None:
     (problem,) = products.make_problems(1, min_steps=5, max_steps=5, seed=0)
     values = problem.metadata["values"]
-    assert reply(Oracle("detailed"), problem, 0) == OracleReply(values, problem.gold or "")
-    assert reply(Oracle("direct"), problem, 0) == OracleReply("", problem.gold or "")
+    thinking = reply(Oracle("detailed"), problem, 0).thinking
+    assert (thinking[::2], thinking[1::2]) == (problem.question, values)
+    assert reply(Oracle("human"), problem, 0).thinking == values
+    assert reply(Oracle("direct"), problem, 0).thinking == ""
+    for style in ("detailed", "human", "direct"):
+        assert reply(Oracle(style), problem, 0).answer == problem.gold
     with pytest.raises(UsageError, match="no teacher 'careless' of products"):
         reply(Oracle("careless"), problem, 0)

@@ -155,11 +155,12 @@ def test_impossible_requests_are_refused() -> None:
 
 
 @given(walks())
-def test_the_teacher_writes_the_product_after_each_factor(walk: Walk) -> None:
+def test_the_teacher_says_each_factor_and_the_product_after_it(walk: Walk) -> None:
     problem = to_problem(walk)
     thought = reasoning(problem)
-    assert len(thought) == len(walk.factors) and thought[-1] == problem.gold
-    assert thought == "".join(LETTERS[value] for value in walk.values())
+    assert thought[::2] == problem.question.split(",")[-1] and thought[-1] == problem.gold
+    values = reasoning(problem, restated=False)
+    assert thought[1::2] == values == "".join(LETTERS[value] for value in walk.values())
 
 
 def test_the_teacher_refuses_problems_from_elsewhere() -> None:

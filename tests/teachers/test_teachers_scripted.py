@@ -118,7 +118,11 @@ def test_progress_tells_done_and_total(tmp_path: Path) -> None:
             ledger_path=tmp_path / "l",
             progress=lambda *each: seen.append(each),
         )
-    assert [each[:2] for each in seen] == [(0, 501), (501, 501), (0, 501), (501, 501)]
+    told = [each[:2] for each in seen]  # on a slow machine more often in between
+    again = told.index((0, 501), 1)
+    for run in (told[:again], told[again:]):
+        assert (run[0], run[-1]) == ((0, 501), (501, 501))
+        assert run == sorted(run)
 
 
 def test_a_claim_of_another_process_is_waited_for(tmp_path: Path) -> None:

@@ -106,6 +106,7 @@ def test_a_reply_does_not_depend_on_its_neighbours(sampling):
     assert {made.closed_by for made in together} >= {"budget", "grace"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.0, top_k=2)])
 def test_a_marker_of_several_tokens_and_withdrawals_do_not_touch_the_neighbours(sampling):
     """The pair of ids that the random model writes most often, taken as the closing marker, makes it close,
@@ -140,6 +141,7 @@ def test_a_marker_of_several_tokens_and_withdrawals_do_not_touch_the_neighbours(
                 assert step_by_step(request, made) == made.ids
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 10**6), slots=st.integers(1, 5))
 @example(seed=60771, slots=3)  # one row draws twice in a step in which another does not draw
 @settings(max_examples=5, deadline=None)

@@ -121,6 +121,7 @@ def test_a_prompt_at_once_is_the_prompt_token_by_token(deep):
             assert together.passes(row) == steps
 
 
+@pytest.mark.slow
 @given(
     deep=st.lists(efforts, min_size=4, max_size=4),
     order=st.permutations(range(4)),

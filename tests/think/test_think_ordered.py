@@ -28,6 +28,7 @@ def test_the_word_survives_its_text() -> None:
     assert not Exit.parse("kl:5e-4").ordered
 
 
+@pytest.mark.slow
 @given(rows=st.lists(_IDS, min_size=1, max_size=4), text=_EXITS)
 @settings(max_examples=15, deadline=None)
 def test_passes_never_fall_along_a_row_whatever_its_neighbours(

@@ -23,6 +23,7 @@ from tutelage.think.segments import (
 )
 
 
+@pytest.mark.slow
 @given(machine=machines(), seed=st.integers(0, 10**6))
 @settings(max_examples=300, deadline=None)
 def test_a_proxy_that_plays_segments_gets_what_the_machine_gets(machine, seed):

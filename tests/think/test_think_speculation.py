@@ -112,6 +112,7 @@ def check(given_requests, draft_steps, lookahead, batch):
     assert not speculating._rows and not LOOPS._rows, "no row is left behind"
 
 
+@pytest.mark.slow
 @given(asked, st.sampled_from([1, 2, 5]), st.integers(1, 9), st.integers(1, 4))
 @settings(deadline=None, max_examples=2, **SURE)
 def test_replies_are_those_of_deep_decoding(given_requests, draft_steps, lookahead, batch):
@@ -194,6 +195,7 @@ def test_drafts_save_steps_where_they_are_right_and_are_counted():
     assert speculating.core_steps == loops.core_steps == 12 * (3 + sum(deep_calls)) + 6 * drafts.drafted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("effort", [{"num_steps": 2}, {"exit": "kl:1e-3"}, {"continuous": True}])
 def test_what_cannot_be_checked_side_by_side_is_not_drafted(effort):
     speculating = Speculating(LOOPS, 2)

@@ -77,6 +77,7 @@ def test_the_closing_marker_as_text_does_not_disturb_the_count():
     assert "1 steps left" in thinking(state)
 
 
+@pytest.mark.slow
 @given(
     steps=st.integers(1, 5),
     most=st.none() | st.integers(0, 60),

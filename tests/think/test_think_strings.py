@@ -42,6 +42,7 @@ def test_it_learns_which_string_ends_right():
     assert picker.strings == WORDS and picker.examples == 60 and picker.weights.shape == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_it_learns_when_to_let_the_model_close():
     picker = fit(tried(close=True), WORDS)
     picks = {float(sign): picker(torch.tensor([sign, 0.0, 4.0]), 0) for sign in (-1.0, 1.0)}

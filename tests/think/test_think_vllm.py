@@ -155,6 +155,7 @@ def test_the_test_above_does_preempt_and_split(folder: Path, version: int) -> No
     assert loop.preempted > 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("heat", [0.0, 1.0])
 def test_the_thinking_is_that_of_our_engine_id_for_id(folder: Path, version: int, heat: float) -> None:

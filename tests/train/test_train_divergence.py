@@ -98,6 +98,7 @@ def test_the_bucket_of_all_other_ids_is_that_of_trl() -> None:
         assert float(summed(student, best, beta)) == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.slow
 @given(two_logits(), st.sampled_from(BETAS))
 def test_a_divergence_is_never_negative_and_nothing_for_equal_distributions(
     pair: tuple[Tensor, Tensor], beta: float

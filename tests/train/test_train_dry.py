@@ -47,6 +47,7 @@ def state(student: Student) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in student.model.state_dict().items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_weights_and_the_random_numbers_stay(dtype: torch.dtype) -> None:
     student = tiny_student()
@@ -61,6 +62,7 @@ def test_the_weights_and_the_random_numbers_stay(dtype: torch.dtype) -> None:
     assert found.device == "cpu" and found.seconds > 0
 
 
+@pytest.mark.slow
 def test_one_micro_batch_is_rehearsed_whatever_the_batch() -> None:
     heard: list[Optimiser] = []
 
@@ -75,6 +77,7 @@ def test_one_micro_batch_is_rehearsed_whatever_the_batch() -> None:
     assert one.checkpointing and one.lora == lora and one.learning_rate == one.weight_decay == 0
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_was_held_at_once() -> None:
     held = 64 * 2**20
 

@@ -61,6 +61,7 @@ def test_a_recurrent_core_counts_once_for_each_loop_with_gradient() -> None:
     assert any("loops: 6 on average" in each for each in found.assumptions)
 
 
+@pytest.mark.slow
 def test_a_rehearsal_of_a_recurrent_student_is_at_its_mean_and_leaves_its_weights() -> None:
     begun = loop_student()
     before = [each.detach().clone() for each in begun.model.parameters()]

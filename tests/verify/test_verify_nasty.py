@@ -33,6 +33,7 @@ def check(case: Nasty, pool: WorkerPool) -> Verdict:
     return check_trace(problem, Trace("t", "p", 0, "", case.answer), pool)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["number", "math"])
 def test_the_quick_ones(kind: str) -> None:
     with WorkerPool(seconds=20) as pool:

@@ -7,7 +7,8 @@
   works it out in detail, once or more often.
 - `direct`: no thinking at all.
 
-The product world has two of them: `detailed` writes the product after each factor, `direct` nothing.
+The product world has three of them: `detailed` says each factor again and the product after it, `human`
+writes the products alone, `direct` nothing.
 
 Promises: a reply depends only on (seed, style, problem, sample); the final answer is always the last value of
 the thinking, so that a slip shows in both.
@@ -115,11 +116,14 @@ def reply(oracle: Oracle, problem: Problem, sample: int) -> OracleReply:
 
 
 def _of_products(oracle: Oracle, problem: Problem) -> OracleReply:
-    thinking = products.reasoning(problem)
+    values = products.reasoning(problem, restated=False)
     match oracle.style:
         case "direct":
-            return OracleReply("", thinking[-1])
+            thinking = ""
+        case "human":
+            thinking = values
         case "detailed":
-            return OracleReply(thinking, thinking[-1])
+            thinking = products.reasoning(problem)
         case _:
-            raise UsageError(f"no teacher {oracle.style!r} of products; there are direct and detailed")
+            raise UsageError(f"no teacher {oracle.style!r} of products; there are direct, human and detailed")
+    return OracleReply(thinking, values[-1])

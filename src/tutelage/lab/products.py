@@ -133,14 +133,17 @@ def to_problem(walk: Walk) -> Problem:
     )
 
 
-def reasoning(problem: Problem) -> str:
-    """The thinking of the scripted teacher: the product after each factor.
+def reasoning(problem: Problem, *, restated: bool = True) -> str:
+    """The thinking of the scripted teachers: after each other the factors, each with the product up to it,
+    such as "caffbe"; if not `restated`, the products alone.
 
     Raises UsageError for a problem from elsewhere."""
     values = problem.metadata.get("values")
     if problem.domain != DOMAIN or not isinstance(values, str):
         raise UsageError("the teacher of products answers only problems of the product world")
-    return values
+    # The row that is asked about is the last one; worked examples stand before it.
+    factors = problem.question.rpartition(NEXT)[2]
+    return "".join(map("".join, zip(factors, values, strict=True))) if restated else values
 
 
 def make_problems(
