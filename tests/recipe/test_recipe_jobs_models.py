@@ -154,7 +154,7 @@ def test_new_weights_have_the_size_asked_for_and_others_cannot(lab: Path, tmp_pa
     run_single("student", {"source": "tiny", "width": 64, "layers": 2}, tmp_path / "small")
     config = load_student(tmp_path / "small", device="cpu").model.config
     assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (64, 2, 2)
-    with pytest.raises(UsageError, match="width, layers.* are of source: tiny"):
+    with pytest.raises(UsageError, match=r"width, layers.* are of source: tiny"):
         run_single("student", {"source": str(lab / "tiny"), "width": 64}, tmp_path / "other")
 
 
