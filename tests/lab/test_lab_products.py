@@ -48,24 +48,7 @@ def letter_of(matrix: np.ndarray) -> str:
     return found
 
 
-def by_reading(question: str) -> set[str]:
-    """Every answer that the text of a question allows: one for each start that its examples fit."""
-    *shown, asked = question.split(",")
-    return {
-        letter_of(start @ multiplied(asked))
-        for start in MATRICES
-        if all(letter_of(start @ multiplied(each[:-2])) == each[-1] for each in shown)
-    }
-
-
-@st.composite
-def walks(draw: st.DrawFn) -> Walk:
-    """Any walk, with and without a hidden start."""
-    factors = tuple(draw(st.lists(ELEMENTS, min_size=1, max_size=9)))
-    if not draw(st.booleans()):
-        return Walk(factors)
-    shown = draw(st.lists(st.lists(ELEMENTS, min_size=1, max_size=3).map(tuple), max_size=4))
-    return Walk(factors, draw(ELEMENTS), hidden=True, examples=tuple(shown))
+WALKS = st.builds(Walk, st.lists(ELEMENTS, min_size=1, max_size=9).map(tuple))
 
 
 def test_the_table_is_that_of_a_group_in_which_order_matters() -> None:
@@ -74,36 +57,23 @@ def test_the_table_is_that_of_a_group_in_which_order_matters() -> None:
     assert any(product(one, other) != product(other, one) for one, other in pairs(range(6), repeat=2))
 
 
-@given(walks())
+@given(WALKS)
 def test_the_gold_answer_is_what_the_question_says(walk: Walk) -> None:
     problem = to_problem(walk)
-    plain = not walk.hidden
-    if plain:
-        assert problem.gold == letter_of(multiplied(problem.question))
-    elif walk.examples:
-        assert by_reading(problem.question) == {problem.gold}
-    else:  # nothing tells the start: every answer is as likely
-        assert by_reading(problem.question) == set(LETTERS)
-    assert problem.metadata["difficulty"] == len(walk.factors)
-    assert problem.metadata["examples"] == len(walk.examples)
+    assert problem.gold == letter_of(multiplied(problem.question))
+    assert problem.metadata["difficulty"] == problem.metadata["steps"] == len(walk.factors)
 
 
-@given(walks())
+@given(WALKS)
 def test_the_answer_of_every_prefix_is_that_of_the_question_cut_there(walk: Walk) -> None:
     problem = to_problem(walk)
     given_answers = dict(problem.metadata["prefix_answers"])
     for end in range(1, len(problem.question) + 1):
-        prefix = problem.question[:end]
-        decided = "" if prefix[-2:-1] == "=" else prefix.removesuffix("=")
-        if walk.hidden:  # known once the first example has ended; after a comma it is the start itself
-            expected = by_reading(decided) if "," in decided else set()
-        else:
-            expected = {letter_of(multiplied(decided))}
-        assert ({given_answers[end]} if end in given_answers else set()) == expected
-    assert not given_answers or given_answers[len(problem.question)] == problem.gold
+        assert given_answers.pop(end) == letter_of(multiplied(problem.question[:end]))
+    assert not given_answers
 
 
-@given(walks())
+@given(WALKS)
 def test_every_letter_is_one_token(walk: Walk) -> None:
     question = walk.question()
     ids = encode_text(TOKENIZER, question)
@@ -111,12 +81,9 @@ def test_every_letter_is_one_token(walk: Walk) -> None:
     assert min(ids) >= len(SPECIAL)
 
 
-@given(st.integers(1, 8), st.booleans(), st.integers(0, 5), st.integers(0, 2**31))
-def test_a_drawn_walk_is_as_asked(steps: int, hidden: bool, examples: int, seed: int) -> None:
-    walk = draw_walk(random.Random(seed), steps, hidden=hidden, examples=examples)
-    assert len(walk.factors) == steps and walk.hidden == hidden
-    assert len(walk.examples) == (examples if hidden else 0)
-    assert all(1 <= len(each) <= 3 for each in walk.examples)
+@given(st.integers(1, 8), st.integers(0, 2**31))
+def test_a_drawn_walk_is_as_long_as_asked(steps: int, seed: int) -> None:
+    assert len(draw_walk(random.Random(seed), steps).factors) == steps
 
 
 def test_problems_are_distinct_and_short_ones_leave_room_to_others() -> None:
@@ -127,14 +94,6 @@ def test_problems_are_distinct_and_short_ones_leave_room_to_others() -> None:
     assert max(shares[n] for n in (4, 5, 6)) - min(shares[n] for n in (4, 5, 6)) <= 1
     strided = make_problems(30, min_steps=4, max_steps=12, stride=4, seed=0)
     assert Counter(p.metadata["difficulty"] for p in strided) == {4: 10, 8: 10, 12: 10}
-
-
-def test_numbers_of_examples_are_equally_frequent() -> None:
-    problems = make_problems(60, min_steps=4, max_steps=8, stride=4, hidden=True, examples=(0, 1, 4), seed=1)
-    shares = Counter((p.metadata["examples"], p.metadata["difficulty"]) for p in problems)
-    assert shares == {(shown, steps): 10 for shown in (0, 1, 4) for steps in (4, 8)}
-    starts = Counter(len(by_reading(p.question)) for p in problems)
-    assert starts == {1: 40, 6: 20}
 
 
 def test_the_seed_decides_and_what_is_taken_is_not_drawn_again() -> None:
@@ -148,17 +107,15 @@ def test_the_seed_decides_and_what_is_taken_is_not_drawn_again() -> None:
 def test_impossible_requests_are_refused() -> None:
     with pytest.raises(UsageError, match="1 <= min_steps <= max_steps"):
         make_problems(5, min_steps=4, max_steps=3, seed=0)
-    with pytest.raises(UsageError, match="set hidden as well"):
-        make_problems(5, min_steps=2, max_steps=3, examples=(1,), seed=0)
     with pytest.raises(UsageError, match="found only 21 distinct problems of 50"):
         make_problems(50, min_steps=1, max_steps=2, seed=0)
 
 
-@given(walks())
+@given(WALKS)
 def test_the_teacher_says_each_factor_and_the_product_after_it(walk: Walk) -> None:
     problem = to_problem(walk)
     thought = reasoning(problem)
-    assert thought[::2] == problem.question.split(",")[-1] and thought[-1] == problem.gold
+    assert thought[::2] == problem.question and thought[-1] == problem.gold
     values = reasoning(problem, restated=False)
     assert thought[1::2] == values == "".join(LETTERS[value] for value in walk.values())
 

@@ -97,12 +97,6 @@ def test_products_keep_apart_from_those_of_another_stage(tmp_path: Path) -> None
         assert bool(questions([*first[0], *first[1]]) & questions(again)) is shared
 
 
-def test_hidden_starts_are_told_by_as_many_examples_as_asked(tmp_path: Path) -> None:
-    _, test, _ = products(tmp_path / "p.parquet", train=20, test=60, hidden=True, examples=[0, 3])
-    assert Counter(p.metadata["examples"] for p in test) == {0: 30, 3: 30}
-    assert all(p.question.count("=") == p.metadata["examples"] for p in test)
-
-
 def test_the_seed_and_the_onlookers_of_the_lab_are_settings(tmp_path: Path) -> None:
     first = lab(tmp_path / "a.parquet", train=20, test=20, seed=1)[:2]
     assert lab(tmp_path / "b.parquet", train=20, test=20, seed=1)[:2] == first

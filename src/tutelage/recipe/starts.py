@@ -32,8 +32,7 @@ class LabProblems(StageConfig):
 
 class LabProducts(StageConfig):
     """Problems of the product world (see `lab.products`): `min_steps` to `max_steps` factors (`stride` apart)
-    are the difficulty. `hidden` starts are told by worked examples, as many as one of `examples` says. No
-    question of a problem in `apart_from` is among them."""
+    are the difficulty. No question of a problem in `apart_from` is among them."""
 
     kind: Literal["lab-products"]
     apart_from: tuple[Problems, ...] = ()
@@ -43,8 +42,6 @@ class LabProducts(StageConfig):
     min_steps: Positive = 3
     max_steps: Positive = 12
     stride: Positive = 1
-    hidden: bool = False
-    examples: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
     seed: int = 0
 
 
@@ -152,6 +149,6 @@ STARTS: tuple[StageKind, ...] = (
         f"{_JOBS}.training:student",
         (Output("model", "models/{stage}", "model"),),
         expected_s=5.0,
-        version=2,
+        version=3,
     ),
 )

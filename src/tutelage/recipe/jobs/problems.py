@@ -47,8 +47,6 @@ def lab_products(ctx: JobContext[starts.LabProducts]) -> dict[str, Any]:
             min_steps=config.min_steps,
             max_steps=config.max_steps,
             stride=config.stride,
-            hidden=config.hidden,
-            examples=config.examples,
             exclude={problem.question for problem in _apart_from(ctx)},
         ),
     )
