@@ -49,8 +49,8 @@ from tutelage.think.loops import Loops
 from tutelage.tokens import encode_text
 
 EXITS = (
-    "kl:1e-6", "kl:5e-4", "kl:5e-4,ordered", "state:0.003", "state:0.05", "state:0.05,ordered", "argmax:3",
-    "argmax:3,ordered", "acceleration:0.05", "acceleration:0.05,ordered",
+    "kl:1e-6", "kl:5e-4", "kl:5e-4,ordered", "kl:5e-3", "state:0.05", "state:0.05,ordered", "state:0.15",
+    "argmax:4", "argmax:4,ordered", "acceleration:0.15",
 )  # fmt: skip
 CACHES = ("latest", "shared:1")
 DEPTHS = (1, 2, 4, 6, 8, 12, 16, 24, 32)

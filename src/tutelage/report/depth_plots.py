@@ -77,7 +77,7 @@ def _line(cells: Sequence[Cell], x: svg.Scale, y: svg.Scale, number: int, name: 
 def _dashed(runs: Sequence[Loops], group: int | None, y: svg.Scale) -> list[str]:
     """The models of fixed depth, named at their lines' ends; names that would meet stand apart."""
     names = list(dict.fromkeys(each.name for run in runs for each in run.baselines))
-    body, taken = [], list[float]()
+    body, labels, taken = list[str](), list[str](), list[float]()
     for number, name in enumerate(names):
         values = [
             each.value.mean
@@ -97,8 +97,8 @@ def _dashed(runs: Sequence[Loops], group: int | None, y: svg.Scale) -> list[str]
         # What is low everywhere is free on the right, where the loops have done their work.
         low = mean(values) < 0.6
         across, anchor = (_WIDTH - 10, "end") if low else (_LEFT + 4, "start")
-        body.append(svg.text(across, place, label, f"name {kind}", anchor))
-    return body
+        labels.append(svg.text(across, place, label, f"name {kind}", anchor))
+    return body + labels  # names lie over the lines of others
 
 
 def exits(runs: Sequence[Loops], seeds: Sequence[str], exit: str) -> Markup:
