@@ -303,6 +303,8 @@ def test_the_reader_shows_problems_evenly_over_difficulties() -> None:
     assert len(choose_shown(problems, 99)) == 18
     plain = [Problem(f"p{n}", "?") for n in range(3)]
     assert choose_shown([*problems, *plain], 4) == ["p0", "2-0", "3-0", "p1"]
+    gym = replace(plain[0], metadata={"difficulty": {"min_terms": [2, 6]}})  # as reasoning-gym writes it
+    assert choose_shown([*problems, gym], 2) == ["p0", "2-0"]
 
 
 def test_the_tokenizer_of_the_student_is_that_of_the_lab(lab: Path) -> None:

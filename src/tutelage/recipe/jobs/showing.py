@@ -14,9 +14,9 @@ from tutelage.records import Problem, Trace, Verdict
 
 def choose_shown(problems: Sequence[Problem], count: int) -> list[str]:
     """Ids of `count` problems for the reader, in turn from every difficulty (where problems have one)."""
-    groups: dict[Any, list[str]] = {}
+    groups: dict[int | float | str | None, list[str]] = {}
     for problem in problems:
-        groups.setdefault(problem.metadata.get("difficulty"), []).append(problem.id)
+        groups.setdefault(_difficulty(problem), []).append(problem.id)
     order = sorted(groups, key=lambda level: (level is not None, level if isinstance(level, int) else 0))
     turns = (groups[level][turn] for turn in range(count) for level in order if turn < len(groups[level]))
     return [problem_id for problem_id, _ in zip(turns, range(count), strict=False)]
@@ -38,7 +38,7 @@ def reader_rows(
             "problem_id": problem.id,
             "question": problem.question,
             "gold": problem.gold,
-            "difficulty": problem.metadata.get("difficulty"),
+            "difficulty": _difficulty(problem),
             "arm": arm,
             "seed": seed,
             "thinking": trace.thinking,
@@ -49,3 +49,9 @@ def reader_rows(
             "thinking_tokens": trace.thinking_tokens,
             "closed_by": trace.closed_by,
         }
+
+
+def _difficulty(problem: Problem) -> int | float | str | None:
+    """The problem's difficulty, if it is a level; reasoning-gym writes the settings of its task there."""
+    level = problem.metadata.get("difficulty")
+    return level if isinstance(level, int | float | str) else None
