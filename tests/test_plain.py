@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from tutelage.plain import fenced, table, visible
+from tutelage.plain import fenced, some, table, visible
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
@@ -35,3 +35,8 @@ def test_what_is_visible_hides_and_reorders_nothing(text: str) -> None:
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", shown)
     assert visible(shown) == shown
     shown.encode()
+
+
+def test_a_few_names_and_how_many_more() -> None:
+    assert some(["a", "b"]) == "a, b"
+    assert some(["a", "b", "c"], most=2) == "a, b and 1 more"

@@ -1,8 +1,9 @@
 """Text of models, users and data sets made plain: for the eye, and for Markdown.
 
 Promises: `visible` leaves no control or reordering character and no lone surrogate; what goes through `cell`
-can neither end a table's cell nor become markup; what stands in `fenced` cannot end its fence.
-Does not: shorten, or write HTML (a template escapes that).
+can neither end a table's cell nor become markup; what stands in `fenced` cannot end its fence; `some` names a
+few of many and counts the rest.
+Does not: shorten texts, or write HTML (a template escapes that).
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud8
 def visible(text: object) -> str:
     """`text` with control and reordering characters shown as symbols, and lone surrogates as U+FFFD."""
     return _HIDDEN.sub(lambda found: _symbol(ord(found.group())), str(text))
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first `most` of `names`, and how many there are beside them."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def cell(text: str) -> str:

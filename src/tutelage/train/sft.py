@@ -22,6 +22,7 @@ from transformers import Trainer, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tutelage.errors import UsageError
+from tutelage.plain import some
 from tutelage.students.pretrained import Student
 from tutelage.students.reserved import padding
 from tutelage.train.batches import FED, Fed, Packed, Padded
@@ -29,8 +30,6 @@ from tutelage.train.examples import Example
 from tutelage.train.fit import Fitted, fit
 from tutelage.train.packing import check_blind, filled, pack
 from tutelage.train.settings import Keep, Optimiser, Progress, Validation
-
-_NAMED = 4  # traces named in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +152,7 @@ def train_sft(
 
     def names() -> str:
         ids = [examples[each].trace_id for fed in last for row in fed.rows for each in groups[row]]
-        more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
-        return f"traces {', '.join(ids[:_NAMED])}{more}"
+        return f"traces {some(ids)}"
 
     fitted = fit(
         student,

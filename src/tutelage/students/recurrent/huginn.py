@@ -24,12 +24,12 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from tutelage.errors import StorageError, UsageError
+from tutelage.plain import some
 from tutelage.students.recurrent.config import RecurrentDepthConfig
 from tutelage.students.recurrent.model import RecurrentDepthForCausalLM
 
 _PARTS = {"prelude": "prelude", "core_block": "core", "coda": "coda"}
 _IGNORED = {"freqs_cis"}
-_SHOWN = 5
 # Their name of a field: ours.
 _FIELDS = {
     "n_embd": "hidden_size",
@@ -69,7 +69,7 @@ def huginn_config(fields: Mapping[str, Any]) -> RecurrentDepthConfig:
     missing = sorted(_FIELDS.keys() - fields.keys())
     size = fields.get("padded_vocab_size", fields.get("vocab_size"))
     if missing or size is None:
-        raise UsageError(f"Huginn config.json: missing {_some(missing + ['vocab_size'] * (size is None))}")
+        raise UsageError(f"Huginn config.json: missing {some(missing + ['vocab_size'] * (size is None), 5)}")
     for name, value in _FIXED.items():
         if fields.get(name, value) != value:
             raise UsageError(f"Huginn config.json: {name} is {fields[name]!r}; only {value!r} is supported")
@@ -159,7 +159,7 @@ def _check(config: RecurrentDepthConfig, state_dict: Mapping[str, Tensor]) -> No
     shapes, given = dict(_shapes(config)), _wanted(config, state_dict)
     missing, extra = sorted(shapes.keys() - given.keys()), sorted(given.keys() - shapes.keys())
     if missing or extra:
-        told = [f"{name} {_some(keys)}" for name, keys in (("missing", missing), ("extra", extra)) if keys]
+        told = [f"{name} {some(keys, 5)}" for name, keys in (("missing", missing), ("extra", extra)) if keys]
         raise UsageError(f"Huginn checkpoint: {'; '.join(told)}")
     for key, shape in shapes.items():
         if tuple(given[key].shape) != shape:
@@ -251,11 +251,6 @@ def _renamed(config: RecurrentDepthConfig, given: Mapping[str, Tensor]) -> Itera
 def _reordered(matrix: Tensor, order: Tensor, heads: int) -> Tensor:
     """Rows of each head: first those of the even places, then those of the odd ones."""
     return matrix.view(heads, len(order), -1)[:, order].reshape(matrix.shape)
-
-
-def _some(keys: list[str]) -> str:
-    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return ", ".join(keys[:_SHOWN]) + more
 
 
 def _json(file: Path) -> dict[str, Any]:
