@@ -79,6 +79,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_recipe_without_a_mistake_runs(folder: Path) -> None:
     code, _, out = call("run", "r.yaml", folder=folder)
     assert code == 0 and out.startswith("3 jobs finished")
@@ -174,6 +175,7 @@ def test_a_model_that_is_not_there_is_named(folder: Path, source: str, message: 
     assert message in refused(folder, "run", "r.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_folder_of_an_older_version_is_refused_and_left_as_it_is(folder: Path) -> None:
     assert call("run", "r.yaml", "--run-dir", "out", folder=folder)[0] == 0
     manifest = folder / "out/manifest.json"

@@ -67,6 +67,7 @@ VERBS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_verb_runs_its_stage_with_its_options(folder: Path, verb: str) -> None:
     arguments = [verb, "--problems", "q.jsonl", "--out", "out/result.json", *VERBS[verb], "--json"]

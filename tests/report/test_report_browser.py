@@ -32,6 +32,7 @@ def poison(value: Any) -> Any:
     return f"{value} {HOSTILE}" if isinstance(value, str) else value
 
 
+@pytest.mark.slow
 def test_hostile_text_never_becomes_markup_nor_runs_nor_reaches_the_network(
     watch: Watch, tmp_path: Path
 ) -> None:

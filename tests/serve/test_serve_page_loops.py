@@ -68,6 +68,7 @@ def test_loops_are_set_sent_and_told(deep_watch: Watch, deep_server: PageServer)
     assert not deep_watch.errors
 
 
+@pytest.mark.slow
 def test_two_depths_are_compared(deep_watch: Watch, deep_server: PageServer) -> None:
     page = opened(deep_watch, deep_server, thinks=False)
     page.get_by_label("Compare two settings").check()

@@ -206,6 +206,7 @@ def test_any_events_are_read_without_an_exception(pieces: list[Any]) -> None:
     assert isinstance(found, str | dict)
 
 
+@pytest.mark.slow
 def test_a_long_stream_is_read_in_linear_time() -> None:
     reply = completion("y" * 10_000, reasoning_content="x" * 20_000)
     raw = stream(chunks(reply, 1))

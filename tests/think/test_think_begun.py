@@ -54,6 +54,7 @@ def test_the_state_is_the_one_that_wrote_the_ids(machine, seed, share):
     assert state.ids[:cut] == whole.ids[:cut]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", [STUDENT, TEXT_MARKS, replace(STUDENT, template=Template(prefill=False))])
 def test_a_reply_taken_up_anywhere_goes_on_to_the_same_ids(student):
     for number, policy in enumerate(POLICIES):

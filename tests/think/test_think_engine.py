@@ -95,6 +95,7 @@ def test_greedy_ids_are_those_of_transformers_generate():
         assert made.ids == tuple(known[0, len(request.prompt_ids) :].tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [Sampling(), HOT, Sampling(0.9, top_p=0.9, top_k=20, min_p=0.02)])
 def test_a_reply_does_not_depend_on_its_neighbours(sampling):
     asked = requests(12, sampling=sampling)
@@ -179,6 +180,7 @@ def test_sharing_changes_no_reply_however_few_slots_there_are(seed, slots):
         assert replace(job.completion, logprobs=()) == replace(expected, logprobs=())
 
 
+@pytest.mark.slow
 def test_a_curve_of_budgets_costs_one_long_trace_and_the_answers():
     budgets = range(8, 72, 8)
     policies = [ThinkingPolicy(max_tokens=budget, answer_reserve=4) for budget in budgets]
@@ -249,6 +251,7 @@ def test_forced_and_sampled_counts_add_up_and_the_context_is_kept():
     assert made.closed_by == "model" or sum(made.count("answer")) >= 8 or made.finish_reason == "stop"
 
 
+@pytest.mark.slow
 def test_neighbours_may_have_other_sampling_settings():
     settings_ = (Sampling(), HOT, Sampling(0.8, top_p=0.7), Sampling(1.2, top_k=5), Sampling(3.0, min_p=0.1))
     asked = [replace(one, sampling=settings_[i % 5]) for i, one in enumerate(requests(10))]
@@ -296,6 +299,7 @@ def listen_to(engine, asked):
     return jobs, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("logprobs", [None, 0, 3])
 def test_the_pieces_of_a_stream_add_up_to_the_reply(logprobs):
     asked = requests(6, Sampling(1.5), logprobs=logprobs)
@@ -389,6 +393,7 @@ def test_a_row_is_free_at_once_when_its_only_request_is_cancelled():
     assert first.over and second.state.ids
 
 
+@pytest.mark.slow
 def test_requests_come_from_other_threads_while_one_drives():
     asked, engine, stop = requests(24), Engine(STUDENT, max_batch=4), threading.Event()
 

@@ -17,6 +17,7 @@ from tutelage.think.segments import cap, ceiling
 from tutelage.tokens import Markers
 
 
+@pytest.mark.slow
 @given(
     machine=machines(),
     seed=st.integers(0, 10**6),
@@ -58,6 +59,7 @@ def test_promises_of_the_machine(machine, seed, spare, limit, append_only):
     assert (state.ids[-1] == END) == (progress.finish_reason == "stop")
 
 
+@pytest.mark.slow
 @given(machine=machines(), other=machines(), seed=st.integers(0, 10**6))
 @settings(max_examples=300, deadline=None)
 def test_two_policies_write_the_same_until_their_steps_differ(machine, other, seed):
@@ -239,6 +241,7 @@ def test_markers_in_the_answer_change_nothing():
     assert scripted(ThinkingPolicy(max_tokens=2), [1, 6, 5, 6, 5, 6, END]).ids == [1, 6, 5, 6, 5, 6, END]
 
 
+@pytest.mark.slow
 @given(prompt=st.lists(st.integers(0, 7), max_size=6), stream=st.lists(st.integers(1, 7), min_size=12))
 @example(prompt=[5, 6, 6], stream=[4, 6, 1] * 4)
 @settings(max_examples=60, deadline=None)

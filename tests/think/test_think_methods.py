@@ -46,6 +46,7 @@ def test_seeds_are_those_of_a_local_teacher():
     assert reply_seed(3, "p1", 2) == int(stable_hash(3, "p1", 2), 16)
 
 
+@pytest.mark.slow
 @given(n=st.integers(1, 6), tries=st.integers(1, 5), limit=st.integers(0, 9), seed=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_the_tokens_of_all_attempts_add_up(n, tries, limit, seed):

@@ -45,6 +45,7 @@ def test_passes_never_fall_along_a_row_whatever_its_neighbours(
         assert list(alone.passes(own)) == made
 
 
+@pytest.mark.slow
 @given(row=st.lists(st.integers(0, 40), min_size=2, max_size=8), text=_EXITS)
 @settings(max_examples=10, deadline=None)
 def test_what_is_fed_later_waits_for_what_the_row_holds_and_the_trace_says_the_same(

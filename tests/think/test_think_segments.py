@@ -77,6 +77,7 @@ def test_a_proxy_that_plays_segments_gets_what_the_machine_gets(machine, seed):
 texts = st.lists(st.sampled_from(["Wait", "Hmm", "Alternatively"]), min_size=1, max_size=2).map(tuple)
 
 
+@pytest.mark.slow
 @given(
     most=st.none() | st.integers(0, 40),
     refuse=st.integers(0, 3),

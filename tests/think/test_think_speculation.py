@@ -170,6 +170,7 @@ def test_rows_are_forked_and_taken_back_in_the_middle_of_drafts():
     LOOPS.free(fresh)
 
 
+@pytest.mark.slow
 def test_drafts_save_steps_where_they_are_right_and_are_counted():
     calm = build(scale=0.02)
     loops = Loops(calm.model)

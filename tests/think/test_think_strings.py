@@ -59,6 +59,7 @@ def test_without_a_signal_it_picks_what_is_right_more_often():
     assert [picker(torch.tensor(rng.normal(size=8)), 0) for _ in range(20)].count(1) >= 18
 
 
+@pytest.mark.slow
 def test_earlier_closes_reckon_with_what_later_ones_will_pick():
     """After the first string one of two ends right, as the state says; after the second both do in half of
     the replies. Blind shares would be a tie; a picker that knows itself takes the first."""

@@ -85,6 +85,7 @@ def test_a_token_that_settled_stands_still_and_is_read_at_its_last_pass(text: st
         assert run.predicted[0, position] == out.logits[0, 0].argmax()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["kl:0.1", "state:0.3", "argmax:3,min=2", "acceleration:0.5,every=2", "kl:0.3,every=2"]
 )

@@ -93,6 +93,7 @@ def test_the_peak_is_what_was_held_at_once() -> None:
     assert free is not None and free <= found.room_bytes
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_one_line_that_says_what_to_lower() -> None:
     student = tiny_student()
     before = state(student)

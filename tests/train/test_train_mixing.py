@@ -15,6 +15,7 @@ def traces(count: int) -> list[Trace]:
     return [Trace(f"t{n}", f"p{n}", 0, "m", "a") for n in range(count)]
 
 
+@pytest.mark.slow
 @given(
     lengths=st.lists(st.integers(0, 100), min_size=1, max_size=60),
     long=st.integers(1, 4),

@@ -123,6 +123,7 @@ def test_the_environment_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None
     assert printed.startswith("False\n") and "KEY" not in printed
 
 
+@pytest.mark.slow
 def test_nothing_outside_the_scratch_folder_can_be_written(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("whole")

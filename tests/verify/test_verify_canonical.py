@@ -50,6 +50,7 @@ QUANTITIES = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(one=QUANTITIES, two=QUANTITIES, gold=QUANTITIES, kind=st.sampled_from(["number", "math"]))
 @settings(max_examples=400, deadline=None)
 def test_what_votes_together_has_one_verdict(one, two, gold, kind):

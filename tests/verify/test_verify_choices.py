@@ -108,6 +108,7 @@ def test_choices_that_are_none_are_refused(wrong: object) -> None:
         require_checkers([problem], pool)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=80), st.sampled_from("ABCDEFGH"), st.sampled_from("ABCDEFGH"))
 def test_a_boxed_letter_is_read_back_from_any_text(before: str, letter: str, gold: str) -> None:
     text = before.replace("\\", "") + rf" \boxed{{{letter}}}"

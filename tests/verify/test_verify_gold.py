@@ -70,6 +70,7 @@ def test_good_mathematics() -> None:
     assert check_gold([problem(gold, "math", gold) for gold in GOOD_MATHEMATICS], seconds=60) == []
 
 
+@pytest.mark.slow
 def test_mathematics_that_cannot_be_judged() -> None:
     for gold in ("nan", r"\frac{0}{0}"):
         assert [test for test, _ in failing(gold, "math")] == ["itself", "boxed"]

@@ -57,6 +57,7 @@ def status(problem: Problem, answer: str, pool: WorkerPool) -> str:
     return gym.decide(problem, answer, pool)[0]
 
 
+@pytest.mark.slow
 def test_only_a_whole_score_counts(legs: Problem, pool: WorkerPool) -> None:
     assert gym.decide(legs, "10", pool) == ("correct", "the task's scorer gives 1", "gym", "10")
     for answer in ("<answer>10</answer>", r"So \boxed{10}", "The answer is 10.", "Think.\n10", " 10 \n"):
