@@ -63,9 +63,9 @@ class Arithmetic:
 
     def bound(self, effort: Effort) -> int:
         """The most passes that `effort` means: with an exit and no number the model's maximum."""
-        if effort.exit is not None and effort.num_steps is None and self.most is not None:
-            return self.most
-        return self.steps(effort.num_steps)
+        if self.mean is None or self.most is None:
+            return self.steps(effort.num_steps)
+        return effort.bound(self.mean, self.most)
 
 
 @dataclass(frozen=True, slots=True)

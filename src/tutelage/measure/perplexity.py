@@ -43,11 +43,11 @@ def perplexity_by_steps(
     if not asked:
         raise UsageError("perplexity: no number of steps is given; write one or more")
     costs = _costs(student, rows, [step for step in asked if step is not None])
-    documents = sorted(set(owners))
+    documents = {owner: place for place, owner in enumerate(sorted(set(owners)))}
     sums = np.zeros((len(asked), len(documents)))
     counts = np.zeros(len(documents))
     for owner, row, cost in zip(owners, rows, costs, strict=True):
-        place = documents.index(owner)
+        place = documents[owner]
         sums[:, place] += cost
         counts[place] += len(row) - 1
     return [

@@ -17,6 +17,7 @@ from typing import Any
 
 from tutelage.serve.body import Body, bad, flag, shown, text, whole
 from tutelage.serve.source import Depth
+from tutelage.think.effort import USAGE
 from tutelage.think.policy import ThinkingPolicy
 
 CONTROLS = ("num_steps", "exit", "continuous")
@@ -63,7 +64,7 @@ def settled(policy: ThinkingPolicy, depth: Depth | None) -> ThinkingPolicy:
     who ask for the same share what is computed."""
     if depth is None:
         return policy
-    return replace(policy, num_steps=policy.num_steps or (depth.most if policy.exit else depth.mean))
+    return replace(policy, num_steps=policy.effort.bound(depth.mean, depth.most))
 
 
 def told_loops(policy: ThinkingPolicy, core_steps: int | None) -> Mapping[str, Any]:
@@ -85,7 +86,5 @@ def no_loops(path: str, what: str = "") -> Exception:
 
 def _exit(path: str, words: str) -> str:
     if not words.strip() or len(words) > _LONGEST:
-        raise bad(
-            path, f"{shown(words)} is not readable; write CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS]"
-        )
+        raise bad(path, f"{shown(words)} is not readable; {USAGE}")
     return words

@@ -24,7 +24,7 @@ Criterion = Literal["kl", "state", "argmax", "acceleration"]
 DEFAULTS: dict[str, float] = {"kl": 5e-4, "state": 0.03, "argmax": 5, "acceleration": 0.03}
 """Thresholds where none is written: KL of Geiping et al. 2025, section 6.1; relative change and stable steps
 of their code; the second difference is that of arXiv 2509.23314, its threshold ours."""
-_USAGE = "write it as CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS][,ordered], such as kl:5e-4,min=2"
+USAGE = "write it as CRITERION[:THRESHOLD][,min=STEPS][,every=STEPS][,ordered], such as kl:5e-4,min=2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Exit:
         head, *rest = text.strip().split(",")
         name, _, value = head.partition(":")
         if name not in DEFAULTS:
-            raise UsageError(f"exit: there is no {name!r}; there is: {', '.join(DEFAULTS)}; {_USAGE}")
+            raise UsageError(f"exit: there is no {name!r}; there is: {', '.join(DEFAULTS)}; {USAGE}")
         options = {"min": 1, "every": 1}
         ordered = False
         try:
@@ -70,7 +70,7 @@ class Exit:
                     raise ValueError(key)
                 options[key] = int(number)
         except ValueError as error:
-            raise UsageError(f"exit: {text!r} is not readable; {_USAGE}") from error
+            raise UsageError(f"exit: {text!r} is not readable; {USAGE}") from error
         return cls(cast(Criterion, name), threshold, options["min"], options["every"], ordered)
 
     def __str__(self) -> str:
@@ -96,6 +96,13 @@ class Effort:
         steps = self.num_steps
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise UsageError(f"num_steps is {steps!r}; the core runs at least once, so write 1 or more")
+
+    def bound(self, mean: int, most: int) -> int:
+        """The most passes that it means for a model of that mean and maximum: without a number the maximum
+        where an exit ends them, else the mean."""
+        if self.num_steps is not None:
+            return self.num_steps
+        return mean if self.exit is None else most
 
     @property
     def asked(self) -> bool:

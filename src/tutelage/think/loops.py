@@ -199,9 +199,8 @@ class Loops:
     def bound(self, effort: Effort) -> int:
         """The most steps that `effort` means here: with an exit and no number the model's maximum, else its
         mean. Raises UsageError for more than the model has."""
-        if effort.num_steps is not None:
-            return int(self._config.check_steps(effort.num_steps))
-        return int(self._config.max_recurrence if effort.exit else self._config.mean_recurrence)
+        steps = effort.bound(self._config.mean_recurrence, self._config.max_recurrence)
+        return int(self._config.check_steps(steps))
 
     @staticmethod
     def _predicts(effort: Effort) -> bool:

@@ -23,12 +23,12 @@ from transformers.masking_utils import create_causal_mask
 from tutelage.errors import UsageError
 from tutelage.students.recurrent.exits import begin, decides, looks, predicts, settled
 from tutelage.students.recurrent.model import RecurrentDepthForCausalLM
+from tutelage.students.recurrent.states import truncated
 from tutelage.think.effort import Exit
 
 # Tokens that run through the loop at once, and scores (tokens x vocabulary) that are held at once: 256 MiB.
 _TOKENS = 8192
 _SCORES = 2**26
-_CUT = 3.0  # an initial state is a normal draw truncated at so many deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +241,7 @@ class _Walk:
 
     def _heard(self, state: Tensor) -> Tensor:
         """What the head reads of `state` (rows, tokens, width)."""
-        body = self._model.model
-        hidden = body.norm(state) if self._model.config.norm_after_core == "exit" else state
-        for block in body.coda:
-            hidden = block(hidden, self._rotation, self._mask)
-        found: Tensor = body.norm(hidden)
-        return found
+        return self._model.model.heard(state, self._rotation, self._mask, None)
 
     def _predict(self, state: Tensor) -> tuple[Tensor, Tensor]:
         """The likeliest next token and -ln p of the real one, (rows, tokens) each."""
@@ -296,6 +291,4 @@ class _Walk:
 def _drawn(like: Tensor, std: float, seed: int) -> Tensor:
     """Initial states of the shape of `like` (rows, tokens, width), the same for every row."""
     draw = torch.Generator().manual_seed(seed)
-    fresh = torch.empty(like.shape[1:])
-    nn.init.trunc_normal_(fresh, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
-    return fresh.to(like).expand(like.shape)
+    return truncated(torch.empty(like.shape[1:]), std, draw).to(like).expand(like.shape)

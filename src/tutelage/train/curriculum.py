@@ -31,6 +31,7 @@ class ByLength(Sampler[int]):
         known = np.asarray(sizes, float)
         self.order: NDArray[np.intp] = np.argsort(known, kind="stable")
         self.sizes = known[self.order]
+        self._epoch, self._turn = -1, self.order
         if not len(known) or self.sizes[0] > ramp.start:
             smallest = f"the smallest has size {self.sizes[0]:g}" if len(known) else "there is none"
             raise UsageError(f"lengths: no example is within start {ramp.start:g}; {smallest}")
@@ -49,7 +50,7 @@ class ByLength(Sampler[int]):
 
     def rows(self, step: int) -> list[int]:
         """The rows of `step`."""
-        allowed, count = self.allowed(step), len(self.order)
+        allowed = self.allowed(step)
         grown = int(np.ceil(self.ramp.over * self.steps))
         if step >= grown:
             first = (step - grown) * self.batch
@@ -59,12 +60,11 @@ class ByLength(Sampler[int]):
         while len(found) < self.batch:  # a batch of more rows than there are takes all of them again
             taken = draw.permutation(allowed)[: self.batch - len(found)]
             found += self.order[taken].tolist()
-        assert allowed <= count
         return found
 
     def _in_turn(self, place: int) -> int:
         epoch, within = divmod(place, len(self.order))
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             draw = np.random.default_rng([self.seed, self.steps, epoch])
             self._turn = draw.permutation(len(self.order))

@@ -123,9 +123,8 @@ def _split(ctx: JobContext[healing.Retrofit], begun: Student, layers: int) -> tu
             read_layers(config.core or "", "core"),
             read_layers(config.coda or "", "coda"),
         )
-        donor_config(
-            begun.model.config, named, Surgery(), begun.name
-        )  # a wrong donor is the first thing said
+        # A wrong donor is the first thing said.
+        donor_config(begun.model.config, named, Surgery(), begun.name)
         return check_split(named, layers), {}
     donor_config(begun.model.config, Split((), (0,), ()), Surgery(), begun.name)
     span = spare(layers, config.layers)

@@ -67,9 +67,10 @@ class RecurrentDepthConfig(PreTrainedConfig):  # type: ignore[misc]
     scale where "normal" collapses. `norm_after_core`: the final norm is applied to the state at its "exit"
     from the loop (Huginn), after "every" pass, or not (None: "exit" for sandwich blocks, else "none").
     `embedding_scale` None: √hidden_size. `state_std`: of the initial state, truncated at three (None: √0.4);
-    `state_seed`: of its draws in evaluation, the same for every position of a text. `qk_bias`: a learned bias
-    on queries and keys; `attention_bias`: on queries, keys and values (Qwen2); `qk_norm`: a norm of each
-    head's queries and keys (Qwen3). `rope_parameters` as in transformers; `rope_theta` alone is enough.
+    `state_seed`: of its draws in evaluation, one per position and the same for every text. `qk_bias`: a
+    learned bias on queries and keys; `attention_bias`: on queries, keys and values (Qwen2); `qk_norm`: a norm
+    of each head's queries and keys (Qwen3). `rope_parameters` as in transformers; `rope_theta` alone is
+    enough.
     `loop_cache`: the `cache.LoopCache` that `generate` and `use_cache=True` make ("full", "latest" or
     "shared:M").
 

@@ -125,7 +125,7 @@ def exit_steps(
     """After how many steps each token leaves, (...), from the `states` s_0, s_1, ..., s_r, each (..., width);
     r where it never does. `predict` gives the logits of a state, for exits that read predictions. The states
     are those of a loop that nobody left: the engine's are others where a token reads earlier tokens that had
-    left."""
+    left, or waits for them (`ordered`, a rule among tokens, is kept by those who run the loop)."""
     if predicts(exit) and predict is None:
         raise ValueError(f"exit {exit.criterion} reads predictions, but `predict` is None")
     last = len(states) - 1

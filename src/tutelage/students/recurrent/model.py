@@ -164,13 +164,11 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
             torch.clear_autocast_cache()
         for step in range(free, free + kept):
             state = self.once(state, embedded, step, *through, **packed)
-        hidden = self.norm(state) if self.config.norm_after_core == "exit" else state
-        for number, block in enumerate(self.coda, start=len(self.prelude)):
-            hidden = block(hidden, *through, number, **packed)
+        hidden = self.heard(state, *through, **packed)
         if past_key_values is not None:
             past_key_values.settle(free + kept)
         return BackboneOutput(
-            last_hidden_state=self.norm(hidden),
+            last_hidden_state=hidden,
             past_key_values=past_key_values,
             loop_state=state,
             steps=(free, kept),
@@ -191,6 +189,21 @@ class RecurrentDepthModel(RecurrentDepthPreTrainedModel):
         for number, block in enumerate(self.core):
             x = block(x, rotation, mask, cache, 0 if cache is None else cache.place(step, number), **packed)
         out: Tensor = self.norm(x) if self.config.norm_after_core == "every" else x
+        return out
+
+    def heard(
+        self,
+        state: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: LoopCache | None,
+        **packed: Any,
+    ) -> Tensor:
+        """What the head reads of `state` (rows, tokens, width): coda and norms."""
+        hidden = self.norm(state) if self.config.norm_after_core == "exit" else state
+        for number, block in enumerate(self.coda, start=len(self.prelude)):
+            hidden = block(hidden, rotation, mask, cache, number, **packed)
+        out: Tensor = self.norm(hidden)
         return out
 
     def steps(self, num_steps: NumSteps) -> tuple[int, int]:

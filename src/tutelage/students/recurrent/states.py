@@ -40,7 +40,7 @@ class InitialStates:
             return torch.zeros_like(like)
         if clock is not None and clock.mode == "free":
             fresh = torch.empty(like.shape, dtype=torch.float32, device=like.device)
-            return _truncated(fresh, std).to(like.dtype)
+            return truncated(fresh, std).to(like.dtype)
         told = clock is not None and clock.mode == "told"
         if clock is not None and told:
             # Only as many as there are tokens, since these are drawn at each step; block by block, so that a
@@ -61,8 +61,9 @@ def _table(seed: tuple[int, ...], width: int, std: float) -> Tensor:
     """States (positions, width) of evaluation's seed, or of (seed, step, block) of training."""
     number = seed[0] if len(seed) == 1 else int(np.random.default_rng(seed).integers(2**62))
     draw = torch.Generator().manual_seed(number)
-    return _truncated(torch.empty(_STATES if len(seed) == 1 else _BLOCK, width), std, draw)
+    return truncated(torch.empty(_STATES if len(seed) == 1 else _BLOCK, width), std, draw)
 
 
-def _truncated(empty: Tensor, std: float, draw: torch.Generator | None = None) -> Tensor:
+def truncated(empty: Tensor, std: float, draw: torch.Generator | None = None) -> Tensor:
+    """`empty` filled with normal numbers of deviation `std`, cut at three of them."""
     return nn.init.trunc_normal_(empty, std=std, a=-_CUT * std, b=_CUT * std, generator=draw)
