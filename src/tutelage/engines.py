@@ -1,7 +1,10 @@
 """Engines: one function over many pieces of work, in this process or in worker processes of a Ray cluster.
 
 Promises
-- Results come in the order of the pieces, each as soon as it and all before it are there.
+- Results come in the order of the pieces, each as soon as it and all before it are there; no more than a few
+  that are ready wait for one that is not.
+- local: one worker works in the caller's thread, several in threads of their own (for work that lets go of
+  Python's lock: numpy, Arrow, waiting).
 - ray: a piece whose worker process or machine died is done again by another worker, TRIES times in all.
 - A TutelageError of the function arrives here as it was raised.
 - Ray is loaded when "ray" is asked for, and not before. It sends no usage statistics and prints nothing.
@@ -17,8 +20,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections import Counter
+import threading
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -49,11 +54,14 @@ _RAY_SETTINGS = {
 def spread(
     make: Make[Piece, Result], pieces: Sequence[Piece], *, engine: Engine, workers: int
 ) -> Iterator[Result]:
-    """The function that `make` opens, applied to each of `pieces`, by `workers` processes ("local": by this
-    one). With "ray" `make`, pieces and results are pickled.
+    """The function that `make` opens (once per worker), applied to each of `pieces`, by `workers` processes
+    ("local": threads of this one). With "ray" `make`, pieces and results are pickled.
 
     Raises what the function raises; UsageError when Ray is missing or no cluster answers; PartialError when
     workers kept dying or the cluster is lost."""
+    if engine == "local" and min(workers, len(pieces)) > 1:
+        yield from _in_threads(make, pieces, min(workers, len(pieces)))
+        return
     if engine == "local":
         with make() as function:
             for piece in pieces:
@@ -62,6 +70,33 @@ def spread(
     if pieces:
         with _quiet_ray() as ray:
             yield from _on_ray(ray, make, pieces, workers)
+
+
+def _in_threads(make: Make[Any, Any], pieces: Sequence[Any], workers: int) -> Iterator[Any]:
+    own = threading.local()
+    with ExitStack() as opened:
+        lock = threading.Lock()
+
+        def work(piece: Any) -> Any:
+            if not hasattr(own, "function"):
+                context = make()
+                function = context.__enter__()
+                with lock:  # closed when all are done, also after an error
+                    opened.push(context)
+                own.function = function
+            return own.function(piece)
+
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="tutelage")
+        ahead: deque[Future[Any]] = deque()
+        try:
+            for piece in pieces:
+                ahead.append(pool.submit(work, piece))
+                if len(ahead) >= 2 * workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @contextmanager

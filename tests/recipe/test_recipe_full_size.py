@@ -21,7 +21,7 @@ POLICY = {"policy.max_tokens": 40, "policy.answer_reserve": 8, "max_answer_token
 TRAINING = {"steps": 2, "batch": 4, "accumulate": 1, "warmup_steps": 0, "bf16": False, "checkpointing": False}
 TRACES = {**TRAINING, "max_length": 160, "system": "none"}
 SMALL: dict[str, dict[str, Any]] = {
-    "problems": {"checker": "number", "ngram": "null"},
+    "problems": {"checker": "number", "detectors": "[exact]"},
     "student": {"source": "lab-base", "template": "null"},
     "mid-train": {**TRACES, "steps": 4},
     "sft": TRACES,

@@ -9,7 +9,7 @@ from tutelage.records import Problem, Trace, Verdict, read_records, write_record
 
 
 def test_train_and_test_share_no_problem_and_are_judged(tmp_path: Path) -> None:
-    settings = {"train_limit": 40, "test_limit": 20, "ngram": None}
+    settings = {"train_limit": 40, "test_limit": 20, "detectors": ["exact"]}
     source = {"train": "gym:chain_sum", "test": "gym:chain_sum"}
     result = run_single("problems", settings, tmp_path / "train.parquet", inputs=source)
     test = next(Path(path) for name, path in result["outputs"].items() if name == "test")

@@ -135,7 +135,7 @@ def test_problems_are_held_out_by_their_ids_and_the_seed_alone(tmp_path: Path) -
 @pytest.mark.parametrize("exam", ["a source", "hold_out"])
 def test_validation_problems_are_set_aside_from_training_alone(tmp_path: Path, exam: str) -> None:
     out = tmp_path / "a.parquet"
-    other = {"test": str(numbers(tmp_path / "t.jsonl", 3)), "ngram": None}
+    other = {"test": str(numbers(tmp_path / "t.jsonl", 3)), "detectors": ["exact"]}
     settings = other if exam == "a source" else {"hold_out": 3}
     train, test, metrics = from_file(out, numbers(tmp_path / "q.jsonl", 30), validation=8, **settings)
     held = held_out(out)
@@ -167,7 +167,7 @@ def test_a_training_problem_of_the_test_set_is_dropped(tmp_path: Path) -> None:
         tmp_path / "a.parquet",
         numbers(tmp_path / "q.jsonl", 9),
         test=str(numbers(tmp_path / "t.jsonl", 3)),
-        ngram=None,
+        detectors=["exact"],
     )
     assert len(train) == 6 and not questions(train) & questions(test)
     assert metrics["funnel"][0]["reasons"] == {"exact": 3}

@@ -238,7 +238,7 @@ def test_the_published_recipe_runs_in_small(data: Path, tmp_path: Path) -> None:
         "stages.looped.coda": "'5'",
         "stages.problems.train": tmp_path / "train.parquet",
         "stages.problems.test": tmp_path / "test.parquet",
-        "stages.problems.ngram": "null",
+        "stages.problems.detectors": "[exact]",
     }
     for stage, config in load_recipe("retrofit").stages.items():
         if config.kind in ("pretrain", "sft"):

@@ -20,6 +20,7 @@ import tutelage
 from tutelage.cli import output
 from tutelage.cli.collect import collect
 from tutelage.cli.compare import compare
+from tutelage.cli.curate import curate
 from tutelage.cli.doctor import doctor
 from tutelage.cli.evaluate import evaluate
 from tutelage.cli.report import report
@@ -46,7 +47,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for verb in (run, collect, verify, retrofit, train, evaluate, sweep, compare, serve, report, doctor):
+for verb in (
+    run,
+    collect,
+    verify,
+    curate,
+    retrofit,
+    train,
+    evaluate,
+    sweep,
+    compare,
+    serve,
+    report,
+    doctor,
+):
     app.command()(output.guarded(verb))
 
 

@@ -1,7 +1,8 @@
 """curate: choose what to learn from. Every drop keeps its evidence."""
 
-from tutelage.curate.decontaminate import Drop, decontaminate, too_short
-from tutelage.curate.funnel import funnel
-from tutelage.curate.rejection import TraceDrop, reject
+from tutelage.curate.decontaminate import decontaminate
+from tutelage.curate.drops import Drop, funnel
+from tutelage.curate.duplicates import repeats
+from tutelage.curate.rejection import reject
 
-__all__ = ["Drop", "TraceDrop", "decontaminate", "funnel", "reject", "too_short"]
+__all__ = ["Drop", "decontaminate", "funnel", "reject", "repeats"]

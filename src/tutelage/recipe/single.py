@@ -33,13 +33,15 @@ def run_single(
     progress: Progress | None = None,
     kinds: Mapping[str, StageKind] | None = None,
     look: str = "",
+    places: Mapping[str, Path] | None = None,
 ) -> dict[str, Any]:
     """Run a stage of that `kind` once; gives `{"metrics": ..., "outputs": {name: path}}`.
 
     `settings` and `inputs` (files, folders, or names where the setting takes names) fill the settings of
     the stage, None is left out; `overrides` are `key=value` on top. The first output goes to `out`, others
-    beside it as `out-NAME`. `ledger` is where paid replies are kept (default: ledger.sqlite beside `out`).
-    `look` names another function (`package.module:name`) that takes the same settings and writes nothing.
+    beside it as `out-NAME`, or where `places` says. `ledger` is where paid replies are kept (default:
+    ledger.sqlite beside `out`). `look` names another function (`package.module:name`) that takes the same
+    settings and writes nothing.
     Raises what the stage raises, and UsageError for wrong settings; the `done` of a PartialError becomes a
     document as above."""
     verb = verb or kind
@@ -49,7 +51,7 @@ def run_single(
         if value is not None:
             given[name] = _as_input(kinds[kind], name, value)
     recipe = build_recipe(
-        {"name": verb, "seeds": [seed], "threads": _threads(), "stages": {verb: {"kind": kind, **given}}},
+        {"name": verb, "seeds": [seed], "threads": threads(), "stages": {verb: {"kind": kind, **given}}},
         overrides=[f"stages.{verb}.{each}" for each in overrides],
         kinds=kinds,
         source=f"tutelage {verb}",
@@ -57,11 +59,12 @@ def run_single(
     )
     (job,) = plan_jobs(recipe)
     out = _free(out)
-    places = {}
+    put = {name: _free(path) for name, path in (places or {}).items()}
     for index, (name, path) in enumerate(job.outputs):
-        places[name] = out if index == 0 else _free(out.with_name(f"{out.stem}-{name}{Path(path).suffix}"))
+        if name not in put:
+            put[name] = out if index == 0 else _free(out.with_name(f"{out.stem}-{name}{Path(path).suffix}"))
     message = job_message(recipe, job, out.parent, {})
-    message["outputs"] = {name: str(path) for name, path in places.items()}
+    message["outputs"] = {name: str(path) for name, path in put.items()}
     message["ledger"] = str((ledger or out.parent / "ledger.sqlite").absolute())
     if look:
         message |= {"run": look, "outputs": {}}
@@ -102,7 +105,7 @@ def _free(path: Path) -> Path:
     return path
 
 
-def _threads() -> int:
+def threads() -> int:
     """As many compute threads as the user allows, else one per core."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     if wanted.isdecimal() and int(wanted) > 0:

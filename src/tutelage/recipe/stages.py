@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from tutelage.recipe.curation import CURATION
 from tutelage.recipe.decoding import Policy, Sampling
 from tutelage.recipe.depths import DEPTHS
 from tutelage.recipe.healing import HEALING
@@ -231,6 +232,7 @@ KINDS: dict[str, StageKind] = {
             expected_s=2.0,
             version=3,
         ),
+        *CURATION,
         *HEALING,
         *TRAINING,
         StageKind(

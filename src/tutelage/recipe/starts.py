@@ -49,8 +49,9 @@ class FileProblems(StageConfig):
     """Problems of the user: files (JSONL, JSON, Parquet), `hub:owner/name`, or `gym:TASK` (reasoning-gym,
     which needs the limits and brings its own checker). Without a `test` source, `hold_out` problems drawn
     with `seed` are set aside as the test. `validation` training problems are set aside too, to look at while
-    training: they are neither learned from nor reported on. `ngram` words in a row shared with a test problem
-    drop a training problem (null: only equal questions do, as questions made from one template need it)."""
+    training: they are neither learned from nor reported on. `detectors` say when a training problem is too
+    like a test problem to stay (see `curate.detectors`); questions made from one template need `exact`
+    alone."""
 
     kind: Literal["problems"]
     train: LocalOrName
@@ -66,7 +67,7 @@ class FileProblems(StageConfig):
     checker: LocalOrName = "number"
     source: str = ""
     licence: str = ""
-    ngram: Positive | None = 13
+    detectors: tuple[str, ...] = ("exact", "ngram-13")
 
 
 class Template(Settings):

@@ -119,7 +119,8 @@ class Mix(Settings):
 
 class TraceChoice(StageConfig):
     """Which traces, and how they are put to a model: of each problem the first `calls` samples, of those the
-    first `per_problem` that pass `keep` (`faithful`: correct, and unchanged by the tokenizer); `first`
+    first `per_problem` that pass `keep` (`faithful`: correct, and unchanged by the tokenizer); `prefer` takes
+    the longest or shortest of those that pass, or the best by LIMO's score, instead of the first; `first`
     problems only (sample efficiency; null: all); target `answer` drops the thinking, `mixed` that of every
     other trace. Without traces the gold answers are taken, written as `answer`.
 
@@ -132,6 +133,7 @@ class TraceChoice(StageConfig):
     keep: Literal["all", "correct", "faithful"] = "all"
     calls: Positive | None = None
     per_problem: Positive = 1
+    prefer: Literal["first", "longest", "shortest", "limo"] = "first"
     first: Positive | None = None
     mix: Mix | None = None
     target: Literal["thinking", "answer", "mixed"] = "thinking"

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from tutelage.curate.decontaminate import Drop, decontaminate
-from tutelage.curate.funnel import funnel
+from tutelage.curate.decontaminate import decontaminate
+from tutelage.curate.drops import Drop, funnel
 from tutelage.errors import UsageError
 from tutelage.lab import products, world
 from tutelage.problems.files import read_problems
@@ -67,7 +67,7 @@ def _drawn(
     # test set costs it is drawn again.
     wanted = config.train + config.validation
     pool = draw(wanted + config.test, seed=2 * config.seed)
-    kept, drops = decontaminate(pool, test, ngram=None)
+    kept, drops = decontaminate(pool, test, detectors=("exact",))
     if len(kept) < wanted:
         raise UsageError(
             f"stage {ctx.stage}: only {len(kept)} of {wanted} problems are left beside the test set; "
@@ -101,8 +101,8 @@ def file_problems(ctx: JobContext[starts.FileProblems]) -> dict[str, Any]:
     if config.validation:
         train, held = _set_aside(train, config.validation, config.seed, ctx.stage, "validation")
         # What is chosen on must not be reported on either.
-        held, _ = decontaminate(held, test, ngram=config.ngram)
-    kept, drops = decontaminate(train, [*test, *held], ngram=config.ngram)
+        held, _ = decontaminate(held, test, detectors=config.detectors)
+    kept, drops = decontaminate(train, [*test, *held], detectors=config.detectors)
     if not kept:
         raise UsageError(f"{config.train}: every training problem is in the test set as well")
     return _write_problems(ctx, kept, test, held, drops)

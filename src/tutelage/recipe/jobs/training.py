@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import tutelage
-from tutelage.curate.funnel import funnel
+from tutelage.curate.drops import funnel
 from tutelage.curate.rejection import reject
 from tutelage.errors import UsageError
 from tutelage.recipe import starts
@@ -222,9 +222,9 @@ def _choose(ctx: JobContext[TraceChoice], problems: list[Problem]) -> tuple[list
     """The traces to learn from, and how they came about."""
     config = ctx.config
     if not config.traces:
-        if config.verdicts or config.keep != "all" or config.mix is not None:
+        if config.verdicts or config.keep != "all" or config.prefer != "first" or config.mix is not None:
             raise UsageError(
-                f"stage {ctx.stage}: verdicts, keep and mix choose among traces, but there are none"
+                f"stage {ctx.stage}: prefer, verdicts, keep and mix choose among traces, but there are none"
             )
         return gold_traces(problems, config.answer), {"teacher_calls": 0, "funnel": []}
     traces = [t for source in ctx.inputs["traces"] for t in read_records(source.path, Trace)]
@@ -239,6 +239,7 @@ def _choose(ctx: JobContext[TraceChoice], problems: list[Problem]) -> tuple[list
         [v for v in verdicts if v.trace_id in used],
         keep="all" if config.keep == "all" else "correct",
         per_problem=config.per_problem,
+        prefer=config.prefer,
     )
     learnable = [t for t in kept if t.answer.strip()]
     rows = funnel([(ctx.stage, len(kept), drops)])

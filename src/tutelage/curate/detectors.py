@@ -1,0 +1,334 @@
+"""Detectors of benchmark items in other texts: several at once, each hit with its evidence.
+
+    exact      all words equal, after normalisation (see `questions`)
+    ngram-N    a run of N words shared: 8 is the rule of open-r1 and s1, 13 that of Phi-4
+    overlap    no run of 13, but many of 7: shared runs over those of the shorter text (Phi-4 technical
+               report, arXiv 2412.08905, App. B, Algorithm 1). The report does not give its two thresholds;
+               ours are settings. Between them a hit is `partial`: it is told, and drops nothing
+    numbers    with every number masked, most runs of 8 words are shared, and two at least: the same problem,
+               other numbers
+    fuzzy      alike as strings (Indel similarity of the words, of the first 20,000 characters) though few
+               runs are shared; candidates by MinHash
+
+Promises: one hit per text and detector, the best one, with the item and what both share; a hit by runs is
+confirmed on the words; texts and items too short for a detector are told, never passed over in silence.
+Does not: find a translation or a retelling in other words (an embedding and a judge do, see `meaning`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from rapidfuzz.distance import Indel
+
+from tutelage.curate import ngrams
+from tutelage.curate.benchmarks import Benchmark
+from tutelage.curate.hashed import NUMBER_WORDS, Hashed, hashed
+from tutelage.curate.sketches import Bands, Sketched, sketch, sketched
+from tutelage.errors import UsageError
+from tutelage.questions import words
+
+DETECTORS = ("exact", "ngram-8", "ngram-13", "overlap", "numbers", "fuzzy")
+"""Those that are asked unless others are named; `ngram-N` takes any N from 2."""
+BOILERPLATE = 10
+_BANDS = Bands(width=2, bands=21, rows=3)
+_ALIKE = 0.15  # estimated, before the edit distance is worked out
+_LONGEST = 20_000
+_SHOWN = 400
+_NUMBERS = frozenset(map(str, range(2, 1000)))
+_RUNS = {"overlap": 7, "numbers": 8}
+_WIDTHS = {"exact": 1, "overlap": 7, "numbers": 9, "fuzzy": 4}  # numbers: two runs
+
+
+def width(detector: str) -> int:
+    """The fewest words that a detector can say anything about. Raises UsageError where there is no such."""
+    name, _, number = detector.partition("-")
+    if name == "ngram" and number in _NUMBERS:
+        return int(number)
+    if detector not in _WIDTHS:
+        listed = ", ".join(DETECTORS)
+        raise UsageError(f"no detector {detector!r}; there are {listed}, and ngram-N for N from 2 to 999")
+    return _WIDTHS[detector]
+
+
+def by_runs(detector: str) -> bool:
+    """Whether a detector means something where a text is much longer than an item, as a trace is."""
+    return detector == "overlap" or detector.startswith("ngram-")
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """`partial` and `overlap`: shares of runs of 7 from which a text is partly, or wholly, contaminated
+    (equal: nothing is partly so).
+    `numbers`: share of masked runs of 8. `fuzzy`: Indel similarity (OpenThoughts3 used 0.75)."""
+
+    partial: float = 0.2
+    overlap: float = 0.4
+    numbers: float = 0.6
+    fuzzy: float = 0.75
+
+    def __post_init__(self) -> None:
+        for name in ("partial", "overlap", "numbers", "fuzzy"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UsageError(
+                    f"thresholds.{name} is {getattr(self, name)}; it must be above 0 and at most 1"
+                )
+        if self.partial > self.overlap:
+            raise UsageError(
+                f"thresholds.partial is {self.partial}, above thresholds.overlap, {self.overlap}; lower it"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """Text number `row` is too like an item. `score` is 1 for `exact`, the share of the shorter text's runs
+    for detectors of runs, the similarity for `fuzzy`. `shared` is the first run of the text that counts and
+    that both have, "" where there is none."""
+
+    row: int
+    detector: str
+    score: float
+    benchmark: str
+    item_id: str
+    item: str
+    shared: str = ""
+    partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Items to look out for, made ready for some detectors. It can be sent to another process."""
+
+    benchmarks: tuple[Benchmark, ...]
+    detectors: tuple[str, ...]
+    thresholds: Thresholds
+    whole: Mapping[int, int]
+    sizes: NDArray[np.int64]
+    runs: Mapping[str, ngrams.Index]
+    sketches: Sketched | None
+    left_out: Mapping[str, int]
+    places: NDArray[np.int64] = field(repr=False)
+
+    def item(self, number: int) -> tuple[Benchmark, str, str]:
+        """The benchmark, id and question of an item."""
+        own = int(np.searchsorted(self.places, number, side="right")) - 1
+        return self.benchmarks[own], *self.benchmarks[own].items[number - int(self.places[own])]
+
+    def short_items(self) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
+        """Items that some detectors cannot see: benchmark, id, words, detectors."""
+        for number in np.flatnonzero(self.sizes < max(map(width, self.detectors), default=0)):
+            size = int(self.sizes[number])
+            if blind := blind_to(size, self.detectors):
+                benchmark, own, _ = self.item(int(number))
+                yield benchmark.name, own, size, blind
+
+
+def blind_to(size: int, detectors: Sequence[str]) -> tuple[str, ...]:
+    """The detectors that say nothing about a text of `size` words."""
+    return tuple(each for each in detectors if size < width(each))
+
+
+def watch(
+    benchmarks: Sequence[Benchmark],
+    detectors: Sequence[str] = DETECTORS,
+    *,
+    thresholds: Thresholds | None = None,
+    boilerplate: int | None = BOILERPLATE,
+    allow: Sequence[str] = (),
+) -> Watch:
+    """Make `benchmarks` ready. Runs of words that `boilerplate` or more of their items share, and those of
+    the texts `allow`, count for nothing (None: all count).
+
+    Raises UsageError for an unknown detector and for a `boilerplate` below 2."""
+    if boilerplate is not None and boilerplate < 2:
+        raise UsageError(f"boilerplate is {boilerplate}; it must be at least 2, or none")
+    detectors = sorted(dict.fromkeys(detectors), key=_rank)
+    items = hashed([question for benchmark in benchmarks for _, question in benchmark.items])
+    allowed = hashed(list(allow)) if allow else None
+    counts = [len(benchmark.items) for benchmark in benchmarks]
+    runs, left_out = {}, {}
+    for detector in detectors:
+        if by_runs(detector) or detector == "numbers":
+            masked = detector == "numbers"
+            runs[detector], out = ngrams.build(
+                items.masked() if masked else items,
+                _RUNS.get(detector) or width(detector),
+                boilerplate=boilerplate,
+                allowed=allowed.masked() if masked and allowed is not None else allowed,
+            )
+            left_out[detector] = len(out)
+    whole: dict[int, int] = {}
+    if "exact" in detectors:
+        for number, key in enumerate(items.whole().tolist()):
+            if items.sizes[number]:
+                whole.setdefault(key, number)
+    return Watch(
+        tuple(benchmarks),
+        tuple(detectors),
+        thresholds or Thresholds(),
+        whole,
+        items.sizes,
+        runs,
+        sketched(items, _BANDS) if "fuzzy" in detectors and len(items) else None,
+        left_out,
+        np.cumsum([0, *counts])[:-1],
+    )
+
+
+def find(texts: Sequence[str] | pa.Array, against: Watch, only: Sequence[str] | None = None) -> list[Hit]:
+    """The hits among `texts`, by row, then detector. `only` some detectors are asked (None: all)."""
+    return hits(texts, hashed(texts), against, only)
+
+
+def hits(
+    texts: Sequence[str] | pa.Array, known: Hashed, against: Watch, only: Sequence[str] | None = None
+) -> list[Hit]:
+    """As `find`, where the words are `known` already."""
+    look = _Look(texts, known, against)
+    found: list[Hit] = []
+    for detector in against.detectors:
+        if only is None or detector in only:
+            found += _SEARCH.get(detector, _runs)(look, detector)
+    return sorted(_without_overlap(found), key=lambda hit: (hit.row, _rank(hit.detector)))
+
+
+def _rank(detector: str) -> tuple[int, int]:
+    """Detectors in the order of the header, shorter runs first."""
+    names = ("exact", "ngram", "overlap", "numbers", "fuzzy")
+    return names.index(detector.partition("-")[0]), width(detector)
+
+
+def _without_overlap(found: Sequence[Hit]) -> list[Hit]:
+    """The second test of Algorithm 1 is for texts that passed the first."""
+    first = {hit.row for hit in found if hit.detector == "ngram-13"}
+    return [hit for hit in found if hit.detector != "overlap" or hit.row not in first]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Texts, their words as numbers, and what to look for."""
+
+    texts: Sequence[str] | pa.Array
+    known: Hashed
+    against: Watch
+
+    def text(self, row: int) -> str:
+        """One text."""
+        value = self.texts[row]
+        return str((value.as_py() if isinstance(value, pa.Scalar) else value) or "")
+
+    def hit(self, row: int, detector: str, score: float, item: int, **more: object) -> Hit:
+        """A hit with the item's names."""
+        benchmark, own, text = self.against.item(item)
+        return Hit(row, detector, round(score, 4), benchmark.name, own, text, **more)  # type: ignore[arg-type]
+
+
+def _exact(look: _Look, detector: str) -> Iterator[Hit]:
+    whole = look.against.whole
+    for row, key in enumerate(look.known.whole().tolist()):
+        item = whole.get(key)  # an item has words, so a text without any is not among them
+        if item is not None and words(look.text(row)) == words(look.against.item(item)[2]):
+            yield look.hit(row, detector, 1.0, item)
+
+
+def _runs(look: _Look, detector: str) -> Iterator[Hit]:
+    """The best item for each text that shares enough runs with one."""
+    index = look.against.runs[detector]
+    masked = detector == "numbers"
+    known = look.known.masked() if masked else look.known
+    shared = index.shared(known)
+    if not len(shared.text):
+        return
+    some, at = np.unique(shared.text, return_inverse=True)
+    own = ngrams.different(_taken(known, some), index.width)
+    share = shared.count / np.maximum(1, np.minimum(own[at], index.sizes[shared.item]))
+    levels = look.against.thresholds
+    limit = {"overlap": levels.partial, "numbers": levels.numbers}.get(detector)
+    if limit is not None:
+        keep = share >= limit
+        if masked:  # one run is no problem told again
+            keep &= shared.count >= 2
+        shared = ngrams.Shared(shared.text[keep], shared.item[keep], shared.count[keep])
+        share = share[keep]
+    for row, item, score in _best(shared, share):
+        text, other = words(look.text(row)), words(look.against.item(item)[2])
+        alone = _taken(known, np.array([row]))
+        # Words of more than a megabyte have several numbers: there the places are not those of the words.
+        told = len(alone.words) == len(text)
+        places = index.of_item(alone, item).tolist() if told else range(len(text))
+        run = _common(text, other, index.width, masked, places)
+        if run is None or (masked and text == other):
+            continue
+        part = detector == "overlap" and score < look.against.thresholds.overlap
+        yield look.hit(row, detector, score, item, shared=run, partial=part)
+
+
+def _taken(texts: Hashed, rows: NDArray[np.int64]) -> Hashed:
+    """Some of the texts."""
+    sizes = texts.sizes[rows]
+    starts = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(sizes, out=starts[1:])
+    at = ngrams.ranges(texts.starts[rows], sizes)
+    return Hashed(texts.words[at], starts, texts.number[at])
+
+
+def _best(shared: ngrams.Shared, share: NDArray[np.float64]) -> Iterator[tuple[int, int, float]]:
+    """Text, item and score: the item with the largest share, of equals the first."""
+    order = np.lexsort((shared.item, -share, shared.text))
+    text = shared.text[order]
+    first = order[np.flatnonzero(np.append(True, text[1:] != text[:-1]))] if len(text) else order
+    for at in first.tolist():
+        yield int(shared.text[at]), int(shared.item[at]), min(1.0, float(share[at]))
+
+
+def _common(
+    text: Sequence[str], other: Sequence[str], width: int, masked: bool, places: Iterable[int]
+) -> str | None:
+    """The first run of `width` words of `text`, of those at `places`, that `other` has too; None where hashes
+    deceived."""
+    there = [_mask(word) for word in other] if masked else list(other)
+    runs = {tuple(there[at : at + width]) for at in range(len(there) - width + 1)}
+    for at in places:
+        run = text[at : at + width]
+        if tuple(_mask(word) for word in run) in runs if masked else tuple(run) in runs:
+            return " ".join(run)
+    return None
+
+
+def _mask(word: str) -> str:
+    return "#" if word[0].isdecimal() or word in NUMBER_WORDS else word
+
+
+def _fuzzy(look: _Look, detector: str) -> Iterator[Hit]:
+    sketches, limit = look.against.sketches, look.against.thresholds.fuzzy
+    if sketches is None or not len(look.known):
+        return
+    rows = np.flatnonzero(look.known.sizes >= width(detector))
+    text, item = sketches.candidates(sketch(_taken(look.known, rows), _BANDS), _ALIKE)
+    seen = look.against.sizes[item] >= width(detector)
+    text, item = text[seen], item[seen]
+    best: dict[int, tuple[float, int]] = {}
+    joined: dict[int, str] = {}
+    items: dict[int, str] = {}
+    for row, number in zip(rows[text].tolist(), item.tolist(), strict=True):
+        if row not in joined:
+            joined[row] = " ".join(words(look.text(row)))[:_LONGEST]
+        if number not in items:
+            items[number] = " ".join(words(look.against.item(number)[2]))[:_LONGEST]
+        score = Indel.normalized_similarity(joined[row], items[number], score_cutoff=limit)
+        if score >= limit and score > best.get(row, (0.0, 0))[0]:
+            best[row] = (score, number)
+    for row, (score, number) in sorted(best.items()):
+        yield look.hit(row, detector, score, number)
+
+
+_SEARCH = {"exact": _exact, "fuzzy": _fuzzy}
+
+
+def shortened(text: str, most: int = _SHOWN) -> str:
+    """The beginning of a text, for evidence that is kept with a drop."""
+    return text if len(text) <= most else text[:most] + "…"

@@ -1,0 +1,207 @@
+"""The pool that is chosen from: problems and traces as our own records, whatever they came as.
+
+Takes traces as `tutelage collect` writes them (Parquet, with their problems in another file), or one file
+that holds both: s1K, OpenThoughts, chat messages, columns for question, thinking and answer, ... (the layouts
+of `teachers.layouts`).
+Promises: nothing is left out: a row without a question or an answer is a record too, which a quality rule
+will drop with that reason; ids are the file's own where it has some, and two questions under one id are an
+error; what the file says of right and wrong (`correct`, `is_correct`, `deepseek_grade`, ...) becomes
+verdicts.
+Does not: hold the traces in memory (problems it does)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tutelage.curate.benchmarks import missing_column
+from tutelage.errors import UsageError
+from tutelage.problems.columns import jsonable, without_marks
+from tutelage.records import Problem, Status, Trace, Verdict, clean_text, stable_hash, write_records
+from tutelage.teachers.layouts import Recording, first_text, reader_of, turns_of
+from tutelage.teachers.recordings import read_rows
+from tutelage.teachers.replay import QUESTIONS
+from tutelage.teachers.tags import TAGS
+
+FIELDS = ("id", "question", "thinking", "answer", "gold", "domain", "source")
+_GOLD = ("gold", "gold_answer", "expected_answer", "ground_truth", "reference_answer", "solution")
+_DOMAIN = ("domain", "subject", "problem_type", "cot_type", "category")
+_SOURCE = ("source", "source_type", "dataset", "data_source")
+_RIGHT = ("correct", "is_correct", "deepseek_grade", "gemini_grade", "verified")
+_SAYS = {"yes": "correct", "no": "incorrect", "correct": "correct", "incorrect": "incorrect"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Files of records. `verdicts` is None where nobody has said what is right."""
+
+    name: str
+    problems: Path
+    traces: Path
+    verdicts: Path | None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file holds Trace records."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return False
+    try:
+        return (pq.read_schema(path).metadata or {}).get(b"tutelage.record") == b"Trace"
+    except (pa.ArrowInvalid, OSError):
+        return False  # reading the rows says what is wrong
+
+
+def read_pool(
+    source: Path | str,
+    folder: Path,
+    *,
+    problems: Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    checker: str = "number",
+) -> Pool:
+    """The pool of `source`. Our own traces are used where they are, with `problems` or the file
+    `problems.parquet` beside them; anything else is read once and written into `folder`.
+
+    `columns` names the file's columns for `id`, `question`, `thinking`, `answer`, `gold`, `domain`, `source`
+    where the usual names do not fit. Raises UsageError naming file, row and column."""
+    path = Path(source)
+    name = path.stem if path.suffix else str(source)
+    if is_ours(path):
+        if columns:
+            raise UsageError(f"{source}: holds traces of ours already; it takes no column names")
+        beside = problems or path.with_name("problems.parquet")
+        if not beside.is_file():
+            raise UsageError(f"{source}: its questions are not in {beside}; give them with --problems FILE")
+        return Pool(name, beside, path, None)
+    if problems is not None:
+        raise UsageError(
+            f"{source}: holds its own questions; --problems is for traces as collect writes them"
+        )
+    if unknown := sorted((columns or {}).keys() - set(FIELDS)):
+        raise UsageError(f"--column {unknown[0]}: no such field; fields are {', '.join(FIELDS)}")
+    reading = _Reading(str(source), name, dict(columns or {}), checker)
+    traces, questions = folder / "pool-traces.parquet", folder / "pool-problems.parquet"
+    write_records(traces, reading.traces(), Trace)
+    if not reading.problems:
+        raise UsageError(f"{source}: no rows")
+    write_records(questions, reading.problems.values(), Problem)
+    if not reading.verdicts:
+        return Pool(name, questions, traces, None)
+    verdicts = folder / "pool-verdicts.parquet"
+    write_records(verdicts, reading.verdicts, Verdict)
+    return Pool(name, questions, traces, verdicts)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """Rows on their way to records."""
+
+    source: str
+    name: str
+    columns: dict[str, str]
+    checker: str
+    problems: dict[str, Problem] = field(default_factory=dict)
+    verdicts: list[Verdict] = field(default_factory=list)
+    places: dict[str, str] = field(default_factory=dict)
+    samples: dict[str, int] = field(default_factory=dict)
+
+    def traces(self) -> Iterator[Trace]:
+        for number, (where, row) in enumerate(read_rows(self.source)):
+            if not number:
+                self._check(row)
+            try:
+                read = reader_of("auto", self._spoken(), row)
+                recordings = read(row, TAGS, self._spoken())
+            except UsageError as error:
+                raise UsageError(f"{where}: {error}") from error
+            # A row that says nothing is a record as well.
+            problem = self._problem(where, number, row)
+            for recording in recordings or [Recording("", "")]:
+                yield self._trace(problem, row, recording)
+
+    def _spoken(self) -> dict[str, str]:
+        return {name: self.columns[name] for name in ("thinking", "answer") if name in self.columns}
+
+    def _check(self, row: Mapping[str, Any]) -> None:
+        for column in self.columns.values():
+            if column not in row:
+                raise UsageError(f"{self.source}: {missing_column(column, row)}")
+        if "question" not in self.columns and not any(
+            name in row for name in (*QUESTIONS, "messages", "conversations")
+        ):
+            raise UsageError(
+                f"{self.source}: {missing_column('question', row)}; name it with --column question=NAME"
+            )
+
+    def _text(self, row: Mapping[str, Any], name: str, usual: tuple[str, ...]) -> str:
+        return first_text(row, (self.columns[name],) if name in self.columns else usual)
+
+    def _problem(self, where: str, number: int, row: Mapping[str, Any]) -> Problem:
+        question = clean_text(self._text(row, "question", QUESTIONS) or _asked(row))
+        own = clean_text(self._text(row, "id", ("problem_id", "id", "uuid")))
+        key = own or (stable_hash(question) if question.strip() else f"row {number + 1}")
+        known = self.problems.get(key)
+        if known is not None:
+            if known.question != question:
+                first = self.places[key]
+                raise UsageError(
+                    f"{where}: id {key!r} is taken by another question ({first}); ids must differ"
+                )
+            return known
+        answer = self.columns.get("answer")
+        gold = self._text(row, "gold", tuple(name for name in _GOLD if name != answer))
+        found = Problem(
+            key,
+            question,
+            without_marks(gold) if gold else None,
+            self.checker,
+            clean_text(self._text(row, "domain", _DOMAIN)),
+            clean_text(self._text(row, "source", _SOURCE)) or self.name,
+            metadata={name: jsonable(row[name]) for name in ("license", "licence", "url") if row.get(name)},
+        )
+        self.problems[key], self.places[key] = found, where
+        return found
+
+    def _trace(self, problem: Problem, row: Mapping[str, Any], one: Recording) -> Trace:
+        sample = self.samples[problem.id] = self.samples.get(problem.id, -1) + 1
+        name = problem.id if not sample else f"{problem.id}#{sample}"
+        status = _status(row)
+        if status is not None:
+            self.verdicts.append(Verdict(name, problem.id, status, f"{self.name} says so", "recorded"))
+        return Trace(
+            name,
+            problem.id,
+            sample,
+            self.name,
+            clean_text(one.answer),
+            clean_text(one.thinking),
+            prompt_tokens=one.prompt_tokens,
+            thinking_sampled=one.thinking_tokens,
+            answer_sampled=one.answer_tokens,
+            finish_reason=one.finish_reason,
+            cost=one.cost,
+        )
+
+
+def _asked(row: Mapping[str, Any]) -> str:
+    """The first turn of a conversation that is the user's."""
+    for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+        for turn in turns_of(row.get(name)):
+            if turn.get(role) in ("user", "human"):
+                return first_text(turn, (content,))
+    return ""
+
+
+def _status(row: Mapping[str, Any]) -> Status | None:
+    for name in _RIGHT:
+        value = row.get(name)
+        if isinstance(value, bool):
+            return "correct" if value else "incorrect"
+        if isinstance(value, str) and value.strip().lower() in _SAYS:
+            return "correct" if _SAYS[value.strip().lower()] == "correct" else "incorrect"
+    return None

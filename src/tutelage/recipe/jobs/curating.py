@@ -1,0 +1,344 @@
+"""Jobs that choose what is learned from: the funnel, and gold answers by plurality.
+
+Promises: outputs are whole or absent; what a language model is asked goes through the run's ledger and its
+own budget; the metrics hold every count that the report shows.
+Does not: hold a room's logic (see `curate`).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+import tutelage
+from tutelage.curate import clusters, rubric
+from tutelage.curate.benchmarks import Benchmark, of_problems, read_benchmarks
+from tutelage.curate.detectors import Thresholds, Watch, watch, width
+from tutelage.curate.difficulty import pass_rates
+from tutelage.curate.diversity import PreRule
+from tutelage.curate.domains import label, require_coverage, require_listed
+from tutelage.curate.drops import Drop, funnel
+from tutelage.curate.evidence import (
+    Texts,
+    histogram,
+    sample_rows,
+    shares,
+    shown_drops,
+    shown_records,
+    write_drops,
+)
+from tutelage.curate.funnel import Chosen, Helpers, Rules, run_funnel
+from tutelage.curate.looks import Plan, ProblemLook, look_at_problems, look_at_traces
+from tutelage.curate.plurality import plurality
+from tutelage.curate.quality import Settings as Quality
+from tutelage.curate.rejection import judged
+from tutelage.curate.subjects import SUBJECTS, read_subjects
+from tutelage.errors import UsageError
+from tutelage.recipe import curation
+from tutelage.recipe.files import write_text
+from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
+from tutelage.recipe.stage import JobContext
+from tutelage.records import Problem, Trace, Verdict, iter_records, read_records, write_records
+from tutelage.report.curation import render_curation
+
+OWN_LABEL = "(no domain)"
+
+
+def curate(ctx: JobContext[curation.Curate]) -> dict[str, Any]:
+    """Choose traces for one seed.
+
+    Raises UsageError where settings and data do not go together, and when nothing is left."""
+    started = time.monotonic()
+    config = ctx.config
+    work = _Work(ctx)
+    looks, sketches = look_at_problems(
+        work.plan, engine=config.engine, workers=work.workers, progress=ctx.progress
+    )
+    traces = look_at_traces(
+        work.plan, work.traces, engine=config.engine, workers=work.workers, progress=ctx.progress
+    )
+    verdicts = judged(
+        v for source in ctx.inputs.get("verdicts", ()) for v in read_records(source.path, Verdict)
+    )
+    solvers = {
+        source.key: pass_rates(read_records(source.path, Verdict)) for source in ctx.inputs.get("solvers", ())
+    }
+    rules = _rules(config, ctx.seed)
+    found = run_funnel(looks, traces, sketches, verdicts, solvers, rules, work.helpers(looks))
+    document = work.write(found, looks, rules)
+    document["seconds"] = round(time.monotonic() - started, 2)
+    write_text(ctx.outputs["curation"], json.dumps(document, indent=1) + "\n")
+    render_curation(document, ctx.outputs["page"])
+    return {
+        "kept": len(found.traces),
+        "problems": len(found.problems),
+        "method": rules.method,
+        "target": rules.target,
+        "seed": rules.seed,
+        "funnel": [{**row, "stage": f"{ctx.stage}: {row['stage']}"} for row in found.rows],
+        "notes": found.notes,
+        "length_mean": round(sum(found.after) / max(1, len(found.after)), 2),
+        "length_unit": found.unit,
+        **({"asked": work.asked()} if work.desks else {}),
+    }
+
+
+def _rules(config: curation.Curate, seed: int | None) -> Rules:
+    return Rules(
+        method=config.method,
+        target=config.target,
+        seed=config.seed if config.seed is not None else seed or 0,
+        order=config.order,
+        near=config.near,
+        solved=config.solved,
+        low=config.low,
+        high=config.high,
+        bands=config.bands,
+        missing=config.missing,
+        hopeless=config.hopeless,
+        keep=config.keep,
+        prefer=config.prefer,
+        per_problem=config.per_problem,
+        first=tuple(PreRule(**each.model_dump()) for each in config.first),
+        weights=config.weights,
+        long=config.long,
+        short=config.short,
+        border=config.border,
+    )
+
+
+def quality_settings(given: Mapping[str, Any]) -> Quality:
+    """The quality rules with what is set otherwise. Raises UsageError for a setting that they do not have."""
+    settings: dict[str, Any] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in given.items()
+    }
+    try:
+        return Quality(**settings)
+    except TypeError as error:
+        raise UsageError(f"quality: {str(error).removeprefix('Settings.__init__() ')}") from error
+
+
+def watch_settings(config: curation.Curate, benchmarks: Sequence[Benchmark]) -> Watch | None:
+    """The benchmarks made ready; None where there is none."""
+    if not benchmarks:
+        return None
+    allow = Path(config.allow).read_text(encoding="utf-8").splitlines() if config.allow else ()
+    return watch(
+        benchmarks,
+        config.detectors,
+        thresholds=Thresholds(**config.thresholds.model_dump()),
+        boilerplate=config.boilerplate,
+        allow=[line for line in allow if line.strip()],
+    )
+
+
+class _Work:
+    """What one call of the stage reads, asks and writes."""
+
+    def __init__(self, ctx: JobContext[curation.Curate]) -> None:
+        config = ctx.config
+        self.ctx, self.config = ctx, config
+        self.problems = tuple(source.path for source in ctx.inputs["problems"])
+        self.traces = [source.path for source in ctx.inputs["traces"]]
+        self.workers = config.workers or ctx.threads
+        self.benchmarks = [
+            of_problems(source.stage or source.path.stem, read_records(source.path, Problem))
+            for source in ctx.inputs.get("benchmarks", ())
+        ]
+        if config.against:
+            self.benchmarks += read_benchmarks(config.against, config.against_column)
+        self.against = watch_settings(config, self.benchmarks)
+        self.plan = Plan(
+            self.problems,
+            quality_settings(config.quality),
+            self.against,
+            limo=config.prefer == "limo",
+            sketches=config.near is not None,
+        )
+        self.desks: dict[str, JudgeDesk] = {}
+        self.labels_by = config.domains
+
+    def helpers(self, looks: Sequence[ProblemLook]) -> Helpers:
+        """What the funnel asks for."""
+        place = {look.id: at for at, look in enumerate(looks)}
+        column = pa.chunked_array(
+            [
+                chunk
+                for path in self.problems
+                for chunk in pq.read_table(path, columns=["question"])["question"].chunks
+            ]
+        )
+
+        def questions(ids: Sequence[str]) -> list[str]:
+            found = column.take(pa.array([place[name] for name in ids], pa.int64()))
+            return [text or "" for text in found.to_pylist()]
+
+        def vectors(ids: Sequence[str]) -> NDArray[np.float32]:
+            return clusters.vectors(questions(ids), seed=0)
+
+        own = {look.id: look.domain for look in looks}
+        return Helpers(
+            domains=lambda ids: self._domains(ids, own, questions),
+            questions=questions,
+            vectors=vectors,
+            easy=self._easy if self.config.rubric is not None else None,
+        )
+
+    def _domains(self, ids: Sequence[str], own: Mapping[str, str], questions: Any) -> dict[str, str]:
+        config = self.config
+        subjects = read_subjects(Path(config.subjects)) if config.subjects else SUBJECTS
+        if config.domains == "auto":
+            self.labels_by = "own" if all(own[name] for name in ids) else "clusters"
+        if self.labels_by == "llm":
+            assert config.labeller is not None  # a validator of the settings
+            problems = self._read(set(ids))
+            found = label(
+                problems, subjects, self._desk("labeller", config.labeller).ask, progress=self.ctx.progress
+            )
+            require_coverage(found, len(problems), least=config.labelled)
+            return {name: found.domains.get(name, "(unlabelled)") for name in ids}
+        if self.labels_by == "clusters":
+            texts = questions(ids)
+            return dict(zip(ids, clusters.cluster(texts, clusters=config.clusters, seed=0), strict=True))
+        if config.subjects:
+            require_listed(self._read(set(ids)), subjects)
+        return {name: own[name] or OWN_LABEL for name in ids}
+
+    def _easy(self, ids: Sequence[str]) -> list[Drop]:
+        settings = self.config.rubric
+        assert settings is not None
+        problems = self._read(set(ids))
+        graded = rubric.grade(problems, self._desk("rubric", settings.judge).ask, progress=self.ctx.progress)
+        if len(graded.ungraded) == len(problems):
+            reason = next(iter(graded.ungraded.values()), "no reply")
+            raise UsageError(
+                f"rubric: no problem could be graded ({reason}); look at the judge, or leave rubric out"
+            )
+        return rubric.easy(
+            graded.grades,
+            least_steps=settings.least_steps,
+            least_level=settings.least_level,
+            recall=settings.recall,
+        )
+
+    def _desk(self, name: str, settings: Any) -> JudgeDesk:
+        self.desks[name] = JudgeDesk(judge_teacher(settings), self.ctx.ledger_path, self.ctx.progress)
+        return self.desks[name]
+
+    def _read(self, ids: set[str]) -> list[Problem]:
+        return [p for path in self.problems for p in iter_records(path, Problem) if p.id in ids]
+
+    def asked(self) -> dict[str, Any]:
+        """What models were asked, and what that cost. Raises what stopped them."""
+        for desk in self.desks.values():
+            if desk.error is not None:
+                raise desk.error
+        return {name: desk.metrics() for name, desk in self.desks.items()}
+
+    def write(self, found: Chosen, looks: Sequence[ProblemLook], rules: Rules) -> dict[str, Any]:
+        """Write what was chosen and why not the rest; gives the document of the page."""
+        outputs = self.ctx.outputs
+        self.asked()
+        drops, kept = shown_drops(found.drops), shown_records(found.traces)
+        shown, texts = {drop.record_id for drop in drops} | set(kept), {}
+        known = {p.id: p for p in self._read({*found.problems, *(drop.problem_id for drop in drops)})}
+        owner: dict[str, str] = {}
+
+        def pool() -> Iterator[Trace]:
+            """All traces; what is shown of some is noted as they pass."""
+            for path in self.traces:
+                for trace in iter_records(path, Trace):
+                    if trace.id in shown:
+                        question = known[trace.problem_id].question
+                        texts[trace.id] = Texts.of(question, trace.thinking, trace.answer)
+                        owner[trace.id] = trace.problem_id
+                    yield trace
+
+        chosen = set(found.traces)
+        if rules.method == "full":  # as many as there are: never all in memory, so in the order of the file
+            write_records(outputs["traces"], (trace for trace in pool() if trace.id in chosen), Trace)
+        else:
+            read = {trace.id: trace for trace in pool() if trace.id in chosen}
+            write_records(outputs["traces"], (read[name] for name in found.traces), Trace)
+        write_records(outputs["problems"], (known[name] for name in found.problems), Problem)
+        write_drops(outputs["drops"], found.drops)
+        lengths = dict(zip(found.traces, found.after, strict=True))
+        return {
+            "title": f"Curation: {self.ctx.stage}",
+            "about": "",
+            "source": {
+                "name": ", ".join(path.stem for path in self.traces),
+                "traces": len(found.traces) + len(found.drops),
+                "problems": len(looks),
+            },
+            "method": rules.method,
+            "seed": rules.seed,
+            "target": rules.target,
+            "kept": {"traces": len(found.traces), "problems": len(found.problems)},
+            "notes": found.notes,
+            "funnel": found.rows,
+            "samples": sample_rows(drops, texts),
+            "kept_samples": [
+                {
+                    "record_id": name,
+                    "problem_id": owner[name],
+                    "domain": found.domains[owner[name]],
+                    "length": lengths[name],
+                    "question": texts[name].question,
+                    "text": texts[name].text,
+                }
+                for name in kept
+            ],
+            "domains": shares(found.domains, found.problems),
+            "lengths": histogram(found.before, found.after, found.unit),
+            "benchmarks": [each.as_json() for each in self.benchmarks],
+            "detectors": self._detectors(looks),
+            "settings": {**self.config.model_dump(mode="json"), "domains_by": self.labels_by},
+            "versions": {"tutelage": tutelage.__version__},
+        }
+
+    def _detectors(self, looks: Sequence[ProblemLook]) -> list[dict[str, Any]]:
+        """Hits of every detector on the questions, and how many questions are too short for it."""
+        if self.against is None:
+            return []
+        return [
+            {
+                "detector": name,
+                "hits": sum(any(h.detector == name and not h.partial for h in look.hits) for look in looks),
+                "uncheckable": sum(look.words < width(name) for look in looks),
+            }
+            for name in self.against.detectors
+        ]
+
+
+def vote_for_gold(ctx: JobContext[curation.Plurality]) -> dict[str, Any]:
+    """Gold answers by plurality."""
+    config = ctx.config
+    traces = [t for source in ctx.inputs["traces"] for t in read_records(source.path, Trace)]
+    kept, drops = plurality(
+        read_records(ctx.path("problems"), Problem),
+        traces,
+        least_votes=config.least_votes,
+        least_share=config.least_share,
+        most_share=config.most_share,
+        replace=config.replace,
+    )
+    if not kept:
+        reasons = funnel([("", 0, drops)])[0]["reasons"]
+        raise UsageError(
+            f"stage {ctx.stage}: no question is left ({reasons}); loosen the shares, or draw more answers"
+        )
+    write_records(ctx.outputs["problems"], kept, Problem)
+    write_drops(ctx.outputs["drops"], drops)
+    return {
+        "problems": len(kept),
+        "funnel": funnel([(f"{ctx.stage}: a majority is right", len(kept), drops)]),
+    }
