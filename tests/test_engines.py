@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tutelage import engines
 from tutelage.engines import spread
@@ -29,10 +34,110 @@ def doubling() -> Iterator[Callable[[int], int]]:
     opened.append("closed")
 
 
-def test_local_results_come_in_the_order_of_the_pieces() -> None:
+@pytest.mark.parametrize(("pieces", "workers"), [([3, 1, 2], 1), ([3], 5), ([3, 1], 0)])
+def test_one_worker_works_in_the_caller_s_thread(pieces: list[int], workers: int) -> None:
     opened.clear()
-    assert list(spread(doubling, [3, 1, 2], engine="local", workers=2)) == [6, 2, 4]
+    assert list(spread(in_thread, pieces, engine="local", workers=workers)) == ["MainThread"] * len(pieces)
     assert opened == ["open", "closed"]
+
+
+@contextmanager
+def in_thread() -> Iterator[Callable[[int], str]]:
+    opened.append("open")
+    yield lambda number: threading.current_thread().name
+    opened.append("closed")
+
+
+def test_threads_give_results_in_the_order_of_the_pieces_and_each_opens_once() -> None:
+    opened.clear()
+    barrier = threading.Barrier(3, timeout=10)
+
+    @contextmanager
+    def late() -> Iterator[Callable[[int], tuple[int, str]]]:
+        opened.append("open")
+
+        def work(number: int) -> tuple[int, str]:
+            if number < 3:
+                barrier.wait()  # three at once, or none comes through
+                time.sleep(0.02 * (3 - number))  # the first is the last to be done
+            return number, threading.current_thread().name
+
+        yield work
+        opened.append("closed")
+
+    found = list(spread(late, range(40), engine="local", workers=3))
+    assert [number for number, _ in found] == list(range(40))
+    assert len({name for _, name in found}) == 3
+    assert opened == ["open"] * 3 + ["closed"] * 3
+
+
+def test_no_more_threads_than_pieces_and_no_piece_far_ahead() -> None:
+    begun: list[int] = []
+
+    @contextmanager
+    def noting() -> Iterator[Callable[[int], int]]:
+        def work(number: int) -> int:
+            begun.append(number)
+            return number
+
+        yield work
+
+    results = spread(noting, range(100), engine="local", workers=2)
+    assert next(results) == 0
+    time.sleep(0.1)
+    assert len(begun) <= 5  # twice the workers, and the one that was taken
+    assert list(results) == list(range(1, 100)) and sorted(begun) == list(range(100))
+    assert len(set(spread(in_thread, [1, 2], engine="local", workers=9))) <= 2
+
+
+@contextmanager
+def seven_is_bad() -> Iterator[Callable[[int], int]]:
+    def work(number: int) -> int:
+        if number == 7:
+            raise UsageError("row 7: bad")
+        return number
+
+    opened.append("open")
+    try:
+        yield work
+    finally:
+        opened.append("closed")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_error_arrives_as_it_was_raised_and_everything_is_closed(workers: int) -> None:
+    opened.clear()
+    results = spread(seven_is_bad, range(100), engine="local", workers=workers)
+    assert [next(results) for _ in range(7)] == list(range(7))
+    with pytest.raises(UsageError, match=r"^row 7: bad$"):
+        next(results)
+    assert 1 <= opened.count("open") == opened.count("closed") <= workers
+    assert not [each for each in threading.enumerate() if each.name.startswith("tutelage")]
+
+
+def test_a_caller_that_stops_early_ends_the_threads() -> None:
+    opened.clear()
+    results = spread(seven_is_bad, range(1000), engine="local", workers=3)
+    assert next(results) == 0
+    results.close()  # type: ignore[attr-defined]
+    assert 1 <= opened.count("open") == opened.count("closed") <= 3
+    assert not [each for each in threading.enumerate() if each.name.startswith("tutelage")]
+
+
+def test_what_cannot_be_opened_in_a_thread_is_said() -> None:
+    @contextmanager
+    def closed() -> Iterator[Callable[[int], int]]:
+        raise UsageError("the file is gone")
+        yield lambda number: number
+
+    with pytest.raises(UsageError, match="the file is gone"):
+        list(spread(closed, [1, 2, 3], engine="local", workers=2))
+
+
+@given(st.lists(st.integers()), st.integers(1, 5))
+def test_any_number_of_threads_gives_what_one_gives(pieces: list[int], workers: int) -> None:
+    expected = [2 * piece for piece in pieces]
+    assert list(spread(doubling, pieces, engine="local", workers=workers)) == expected
 
 
 def test_nothing_to_do_needs_no_ray() -> None:
@@ -115,3 +220,26 @@ def test_a_cluster_that_was_killed_is_not_waited_for(tmp_path: Path, monkeypatch
         note.write_text(f"127.0.0.1:{listening.getsockname()[1]}\n")
         assert not engines._forgotten()
     assert engines._forgotten()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_worker_that_dies_is_replaced(ray_cluster: Path, tmp_path: Path) -> None:
+    """One piece kills its worker at the first try, another one at every try."""
+    note = str(tmp_path / "died")
+
+    @contextmanager
+    def deadly() -> Iterator[Callable[[int], tuple[int, int]]]:
+        def work(number: int) -> tuple[int, int]:
+            if number == 99 or (number == 3 and not Path(note).exists()):
+                Path(note).write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return number, os.getpid()
+
+        yield work
+
+    found = list(spread(deadly, range(8), engine="ray", workers=2))
+    assert [number for number, _ in found] == list(range(8))
+    assert dict(found)[3] != int(Path(note).read_text())
+    with pytest.raises(PartialError, match=r"piece 1: its worker process died 4 times"):
+        list(spread(deadly, [1, 99, 2], engine="ray", workers=2))

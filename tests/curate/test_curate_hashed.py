@@ -54,7 +54,7 @@ def agrees(texts: Sequence[str], found: Hashed) -> None:
     assert found.number.tolist() == [word[0].isdecimal() for word in names], texts
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(TEXTS)
 @example(["-", "3", "- 3", "1,", "200", "1.", "5"])
 @example(["\ud800", "\ud801", "\ufffd", "?", "a\ud800b"])
@@ -102,7 +102,7 @@ def test_nothing_gives_nothing() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 16, 64])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     texts=st.lists(
         st.one_of(
@@ -176,7 +176,7 @@ def test_blanks_behind_a_minus_take_no_time_of_their_own() -> None:
     start = time.process_time()
     found = hashed([text * 4, "- 3", "-" + " " * 50_000 + "x"])
     assert rows(found)[0] == rows(found)[1] * 4 and found.sizes.tolist() == [8, 2, 1]
-    assert time.process_time() - start < 3  # one by one: more than ten seconds
+    assert time.process_time() - start < 5  # one by one: more than ten seconds
 
 
 def test_numbers_are_the_same_in_every_process() -> None:

@@ -85,10 +85,23 @@ def test_shared_runs_are_those_of_sets_of_tuples(
     seen = {run for item in items for run in runs(item, width)} - without
     every = [run for text in texts for run in runs(text, width)]
     assert index.has(numbers).tolist() == [at for at, run in enumerate(every) if run in seen]
-    for number, item in enumerate(items):
-        own = set(runs(item, width)) - without
-        expected = [place for place, run in zip(places.tolist(), every, strict=True) if run in own]
-        assert index.of_item(known, number).tolist() == expected
+    # The first of the runs that a pair shares.
+    owner = np.searchsorted(known.starts, places, side="right") - 1
+    own = [set(runs(item, width)) - without for item in items]
+    expected = [
+        next(
+            place
+            for place, run, of in zip(places.tolist(), every, owner.tolist(), strict=True)
+            if of == row and run in own[number]
+        )
+        for row, number, _ in found
+    ]
+    assert shared.place.tolist() == expected
+    some = shared.where(shared.count > 1)
+    assert list(zip(some.text.tolist(), some.item.tolist(), some.count.tolist(), strict=True)) == [
+        each for each in found if each[2] > 1
+    ]
+    assert some.place.tolist() == [place for place, each in zip(expected, found, strict=True) if each[2] > 1]
     assert different(known, width).tolist() == [len(set(runs(text, width))) for text in texts]
 
 
@@ -109,7 +122,6 @@ def test_nothing_shares_nothing() -> None:
     for items in ([], ["", "?"], ["a"]):
         index, out = build(hashed(items), 2, boilerplate=2, allowed=hashed([""]))
         assert len(index.shared(known).text) == 0 and len(out) == 0 and len(index.sizes) == len(items)
-        assert len(index.of_item(known, 0)) == 0
     index, _ = build(known, 2)
     assert len(index.shared(hashed([])).text) == 0 and len(different(hashed([]), 2)) == 0
     none = Hashed(np.empty(0, np.uint64), np.zeros(3, np.int64), np.empty(0, np.bool_))

@@ -64,8 +64,12 @@ def test_the_lab_has_the_arms_seeds_and_comparisons_that_it_names() -> None:
     assert len(trained) == 6 and len(same) == 1
 
 
+CONFIGS = ("config", "ctx.config", "self.config")
+
+
 def read_by(function: Any) -> set[str]:
-    """Settings and inputs that a job's function reads, or those of the rooms of recipes that it calls."""
+    """Settings and inputs that a job's function reads, or the functions and classes of the rooms of recipes
+    that it uses."""
     found: set[str] = set()
     todo, visited = [function], set()
     while todo:
@@ -73,13 +77,18 @@ def read_by(function: Any) -> set[str]:
         if here in visited:
             continue
         visited.add(here)
+        if inspect.isclass(here):
+            own = [each for each in vars(here).values() if inspect.isfunction(each)]
+            # What `dataclass` writes has no source.
+            todo += [each for each in own if not inspect.unwrap(each).__code__.co_filename.startswith("<")]
+            continue
         tree = ast.parse(textwrap.dedent(inspect.getsource(here)))
         names = here.__globals__ | _imported_within(tree)
         for node in ast.walk(tree):
             called = _function_of_recipes(node, names)
             if called is not None:
                 todo.append(called)
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "ctx.config"):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in CONFIGS:
                 found.add(node.attr)
             elif isinstance(node, ast.Attribute) and node.attr == "__dataclass_fields__":
                 # A whole record is filled from the settings of the same names.
@@ -112,8 +121,8 @@ def _function_of_recipes(node: ast.AST, names: dict[str, Any]) -> Any:
     elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         owner = names.get(node.value.id)
         thing = getattr(owner, node.attr, None) if inspect.ismodule(owner) else None
-    ours = inspect.isfunction(thing) and thing.__module__.startswith("tutelage.recipe.jobs")
-    return thing if ours else None
+    known = inspect.isfunction(thing) or inspect.isclass(thing)
+    return thing if known and thing.__module__.startswith("tutelage.recipe.jobs") else None
 
 
 def _texts(node: ast.AST) -> set[str]:

@@ -96,6 +96,27 @@ def curate(
         Path | None,
         typer.Option("--allow", metavar="FILE", help="Lines of boilerplate that count for nothing."),
     ] = None,
+    meaning: Annotated[
+        str | None,
+        typer.Option(
+            "--meaning",
+            metavar="words|MODEL",
+            help="Look for other wordings too, by words or by an encoder (folder or Hub name).",
+        ),
+    ] = None,
+    meaning_least: Annotated[
+        float | None,
+        typer.Option("--meaning-least", metavar="SHARE", help="How alike they must be.  [default: 0.8]"),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            "--judge", metavar="openai:MODEL", help="A model confirms what --meaning found.  [default: none]"
+        ),
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option("--judge-url", metavar="URL", help="Its server, up to /v1.")
+    ] = None,
     why: Annotated[
         str | None, typer.Option("--why", metavar="ID", help="Say what became of a record of --out.")
     ] = None,
@@ -138,12 +159,43 @@ def curate(
         )
     if out is None:
         raise UsageError(f"tutelage curate: {modes[0]} needs --out DIR")
+    of_check: dict[str, object] = {
+        "--against": against,
+        "--against-column": against_column,
+        "--column": columns,
+        "--detectors": detectors,
+        "--allow": allow,
+        "--meaning": meaning,
+        "--engine ray": engine != "local",
+        "--workers": workers,
+    }
+    of_traces: dict[str, object] = {
+        "--problems": problems,
+        "--verdicts": verdicts,
+        f"--method {method}": method != "s1",
+        "--target": target,
+        "--seed": seed,
+        "--keep": keep,
+        "--prefer": prefer,
+        "--solver": solvers,
+        "--solver-url": solver_url,
+        "--attempts": attempts != 1,
+        "--checker": checker,
+        "--set": settings,
+    }
+    stray = [] if traces else [*of_traces.items()]
+    stray += [*of_check.items()] if why is not None else []
+    if found := [name for name, value in stray if value]:
+        raise UsageError(f"tutelage curate: {found[0]} has no part in {modes[0]}; leave it out")
+    if more and not against:
+        raise UsageError(f"tutelage curate: {more[0]}: benchmarks come after --against")
     if why is not None:
         told = curating.why(out, why)
         emit(told, curating.why_text(told), as_json)
         return
     benchmarks = [*(against or ()), *(more or ())]
     named = comma_list(detectors, "--detectors")
+    by_meaning = curating.meaning_settings(meaning, meaning_least, judge, judge_url)
     if check is not None:
         single = [each.removeprefix("question=") for each in columns or ()]
         if len(single) > 1 or any("=" in each for each in single):
@@ -158,6 +210,7 @@ def curate(
                 against_column=against_column,
                 detectors=named or None,
                 allow=allow,
+                meaning=by_meaning,
                 engine=engine,
                 workers=workers or threads(),
                 progress=progress,
@@ -178,6 +231,7 @@ def curate(
         "against_column": against_column,
         "detectors": named,
         "allow": str(allow) if allow else None,
+        "meaning": by_meaning,
         "engine": engine,
         "workers": workers,
     }

@@ -59,12 +59,13 @@ def first_hits(hits: Sequence[Hit]) -> dict[int, Hit]:
 def drop_for(record_id: str, problem_id: str, hit: Hit, field: str = "question") -> Drop:
     """The drop that a hit is the evidence of."""
     shared = f"; both have: {shortened(hit.shared, 200)}" if hit.shared else ""
+    note = f"; {hit.note}" if hit.note else ""
     return Drop(
         record_id,
         problem_id,
         STAGE,
         hit.detector,
-        f"its {field} is like {hit.item_id} of {hit.benchmark} ({hit.detector} {hit.score:g}){shared}",
+        f"its {field} is like {hit.item_id} of {hit.benchmark} ({hit.detector} {hit.score:g}){shared}{note}",
         hit.score,
         hit.item_id,
         shortened(hit.item),

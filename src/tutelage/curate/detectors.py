@@ -5,8 +5,8 @@
     overlap    no run of 13, but many of 7: shared runs over those of the shorter text (Phi-4 technical
                report, arXiv 2412.08905, App. B, Algorithm 1). The report does not give its two thresholds;
                ours are settings. Between them a hit is `partial`: it is told, and drops nothing
-    numbers    with every number masked, most runs of 8 words are shared, and two at least: the same problem,
-               other numbers
+    numbers    with every number masked, most runs of 8 words are shared, and two at least: the same problem
+               with other numbers; of a text with the very words of the item it says nothing
     fuzzy      alike as strings (Indel similarity of the words, of the first 20,000 characters) though few
                runs are shared; candidates by MinHash
 
@@ -17,7 +17,7 @@ Does not: find a translation or a retelling in other words (an embedding and a j
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +87,7 @@ class Thresholds:
 class Hit:
     """Text number `row` is too like an item. `score` is 1 for `exact`, the share of the shorter text's runs
     for detectors of runs, the similarity for `fuzzy`. `shared` is the first run of the text that counts and
-    that both have, "" where there is none."""
+    that both have, "" where there is none; `note` is what else is to be said, in one line."""
 
     row: int
     detector: str
@@ -97,6 +97,7 @@ class Hit:
     item: str
     shared: str = ""
     partial: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +199,8 @@ def hits(
 
 def _rank(detector: str) -> tuple[int, int]:
     """Detectors in the order of the header, shorter runs first."""
-    names = ("exact", "ngram", "overlap", "numbers", "fuzzy")
-    return names.index(detector.partition("-")[0]), width(detector)
+    fewest = width(detector)
+    return ("exact", "ngram", "overlap", "numbers", "fuzzy").index(detector.partition("-")[0]), fewest
 
 
 def _without_overlap(found: Sequence[Hit]) -> list[Hit]:
@@ -215,6 +216,37 @@ class _Look:
     texts: Sequence[str] | pa.Array
     known: Hashed
     against: Watch
+    seen: dict[int, list[str]] = field(default_factory=dict)
+    items: dict[int, list[str]] = field(default_factory=dict)
+    joined: dict[tuple[int, bool], str] = field(default_factory=dict)
+
+    def words(self, row: int) -> list[str]:
+        """The words of one text; several detectors ask."""
+        if row not in self.seen:
+            self.seen[row] = words(self.text(row))
+        return self.seen[row]
+
+    def item_words(self, item: int) -> list[str]:
+        """The words of one item."""
+        if item not in self.items:
+            self.items[item] = words(self.against.item(item)[2])
+        return self.items[item]
+
+    def common(self, row: int, item: int, width: int, masked: bool, place: int) -> str | None:
+        """The run of `width` words of a text at `place`, if the item has it too, else the first that it has;
+        None where hashes deceived."""
+        text = self.words(row)
+        if (item, masked) not in self.joined:
+            there = self.item_words(item)
+            self.joined[item, masked] = f" {' '.join([_mask(word) for word in there] if masked else there)} "
+        there_ = self.joined[item, masked]
+        # Words of more than a megabyte have several numbers: there the place is not that of the word.
+        for at in (place, *range(len(text) - width + 1)):
+            run = text[at : at + width]
+            plain = [_mask(word) for word in run] if masked else run
+            if len(run) == width and f" {' '.join(plain)} " in there_:
+                return " ".join(run)
+        return None
 
     def text(self, row: int) -> str:
         """One text."""
@@ -231,7 +263,7 @@ def _exact(look: _Look, detector: str) -> Iterator[Hit]:
     whole = look.against.whole
     for row, key in enumerate(look.known.whole().tolist()):
         item = whole.get(key)  # an item has words, so a text without any is not among them
-        if item is not None and words(look.text(row)) == words(look.against.item(item)[2]):
+        if item is not None and look.words(row) == look.item_words(item):
             yield look.hit(row, detector, 1.0, item)
 
 
@@ -252,17 +284,13 @@ def _runs(look: _Look, detector: str) -> Iterator[Hit]:
         keep = share >= limit
         if masked:  # one run is no problem told again
             keep &= shared.count >= 2
-        shared = ngrams.Shared(shared.text[keep], shared.item[keep], shared.count[keep])
-        share = share[keep]
-    for row, item, score in _best(shared, share):
-        text, other = words(look.text(row)), words(look.against.item(item)[2])
-        alone = _taken(known, np.array([row]))
-        # Words of more than a megabyte have several numbers: there the places are not those of the words.
-        told = len(alone.words) == len(text)
-        places = index.of_item(alone, item).tolist() if told else range(len(text))
-        run = _common(text, other, index.width, masked, places)
-        if run is None or (masked and text == other):
+        shared, share = shared.where(keep), share[keep]
+    for at_pair in _best(shared, share):
+        row, item = int(shared.text[at_pair]), int(shared.item[at_pair])
+        run = look.common(row, item, index.width, masked, int(shared.place[at_pair] - known.starts[row]))
+        if run is None or (masked and look.words(row) == look.item_words(item)):
             continue
+        score = min(1.0, float(share[at_pair]))
         part = detector == "overlap" and score < look.against.thresholds.overlap
         yield look.hit(row, detector, score, item, shared=run, partial=part)
 
@@ -276,27 +304,13 @@ def _taken(texts: Hashed, rows: NDArray[np.int64]) -> Hashed:
     return Hashed(texts.words[at], starts, texts.number[at])
 
 
-def _best(shared: ngrams.Shared, share: NDArray[np.float64]) -> Iterator[tuple[int, int, float]]:
-    """Text, item and score: the item with the largest share, of equals the first."""
+def _best(shared: ngrams.Shared, share: NDArray[np.float64]) -> list[int]:
+    """For each text the place of its best pair: the item with the largest share, of equals the first."""
     order = np.lexsort((shared.item, -share, shared.text))
     text = shared.text[order]
     first = order[np.flatnonzero(np.append(True, text[1:] != text[:-1]))] if len(text) else order
-    for at in first.tolist():
-        yield int(shared.text[at]), int(shared.item[at]), min(1.0, float(share[at]))
-
-
-def _common(
-    text: Sequence[str], other: Sequence[str], width: int, masked: bool, places: Iterable[int]
-) -> str | None:
-    """The first run of `width` words of `text`, of those at `places`, that `other` has too; None where hashes
-    deceived."""
-    there = [_mask(word) for word in other] if masked else list(other)
-    runs = {tuple(there[at : at + width]) for at in range(len(there) - width + 1)}
-    for at in places:
-        run = text[at : at + width]
-        if tuple(_mask(word) for word in run) in runs if masked else tuple(run) in runs:
-            return " ".join(run)
-    return None
+    found: list[int] = first.tolist()
+    return found
 
 
 def _mask(word: str) -> str:
@@ -316,9 +330,9 @@ def _fuzzy(look: _Look, detector: str) -> Iterator[Hit]:
     items: dict[int, str] = {}
     for row, number in zip(rows[text].tolist(), item.tolist(), strict=True):
         if row not in joined:
-            joined[row] = " ".join(words(look.text(row)))[:_LONGEST]
+            joined[row] = " ".join(look.words(row))[:_LONGEST]
         if number not in items:
-            items[number] = " ".join(words(look.against.item(number)[2]))[:_LONGEST]
+            items[number] = " ".join(look.item_words(number))[:_LONGEST]
         score = Indel.normalized_similarity(joined[row], items[number], score_cutoff=limit)
         if score >= limit and score > best.get(row, (0.0, 0))[0]:
             best[row] = (score, number)

@@ -287,6 +287,8 @@ class _Run:
         of: dict[str, list[TraceLook]] = {}
         for look in self.alive:
             of.setdefault(look.problem_id, []).append(look)
+        if rules.first and not verdicts:
+            raise UsageError("first: takes correct records only, and there are no verdicts; give some")
         domains = dict(self.helpers.domains(ids))
         candidates = Candidates(
             ids,
@@ -315,6 +317,8 @@ class _Run:
 
     def _sampled(self, found: Candidates) -> list[int]:
         rules, count = self.rules, len(found.ids)
+        if rules.method == "full" and rules.target is not None and rules.target < count:
+            self.notes.append(f"the method full keeps all {count} records, whatever the target")
         target = count if rules.target is None or rules.method == "full" else rules.target
         if target > count:
             self.notes.append(

@@ -2,7 +2,8 @@
 
 Promises: texts are read a row group at a time, on any engine, and are gone when the look is taken; what is
 kept is small (some hundred bytes a record), so that a pool may be far larger than memory; the looks come in
-the order of the records, and are the same on every engine.
+the order of the records, and are the same on every engine, and for row groups of any size (the `row` of a hit
+or a fault is 0: it is that of the look).
 Does not: decide what stays (see `funnel`).
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def _look_at_problems(plan: Plan, group: _Group) -> tuple[list[ProblemLook], Ske
     found: dict[int, list[Hit]] = {}
     if plan.against is not None:
         for hit in hits(questions, known, plan.against):
-            found.setdefault(hit.row, []).append(hit)
+            found.setdefault(hit.row, []).append(replace(hit, row=0))
     sizes = known.sizes.tolist()
     looks = [
         ProblemLook(key, domain or "", source or "", sizes[row], tuple(found.get(row, ())))
@@ -220,7 +221,7 @@ def _look_at_traces(plan: Plan, problems: dict[str, tuple[str, str, str]], group
         for texts, known, in_answer in ((thinking, words, False), (answers, hashed(answers), True)):
             for hit in hits(texts, known, plan.against, only):
                 if not hit.partial:
-                    found.setdefault(hit.row, (hit, in_answer))
+                    found.setdefault(hit.row, (replace(hit, row=0), in_answer))
     sizes = words.sizes.tolist()
     sampled, forced = (table.column(f"thinking_{how}").to_pylist() for how in ("sampled", "forced"))
     return [
@@ -231,7 +232,7 @@ def _look_at_traces(plan: Plan, problems: dict[str, tuple[str, str, str]], group
             supersedes,
             None if sampled[row] is None else sampled[row] + (forced[row] or 0),
             sizes[row],
-            broken.get(row),
+            replace(broken[row], row=0) if row in broken else None,
             found[row][0] if row in found else None,
             row in found and found[row][1],
             features(thinking[row].as_py() or "") if plan.limo and row not in broken else None,

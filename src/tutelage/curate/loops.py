@@ -1,14 +1,15 @@
 """Texts that go round in circles: runs of words that were there before, and ends that repeat themselves.
 
-Promises: a text is read once, in time linear in its bytes but for one sort of its runs; what is found of a text
-does not depend on the others; the same texts give the same answer everywhere; a text without any space is
-measured too.
-Does not: see a loop whose words change at every turn (a counter that goes up), or tell a loop from a text that
-has to repeat itself, such as a long table: the threshold is the caller's.
+Promises: a text is read once, in time linear in its bytes but for one sort of its runs; what is found of a
+text does not depend on the others; the same texts give the same answer everywhere; a text without any space
+is measured too.
+Does not: see a loop whose words change at every turn (a counter that goes up), or tell a loop from a text
+that has to repeat itself, such as a long table: the threshold is the caller's.
 
-A word is what stands between blanks and control characters, as it is written: there is no time to fold case or
-forms here, and a loop repeats itself to the letter. A character of Chinese, Japanese or Korean writing begins a
-word of its own; longer words are cut every 16 bytes, so that each is known by two numbers of 64 bits."""
+A word is what stands between blanks and control characters, as it is written: `questions.words` takes 140 ns
+a byte where a text is not ASCII, and a loop repeats itself to the letter. A Chinese, Japanese or Korean
+character begins a word of its own; longer words are cut every 16 bytes, so that two numbers of 64 bits hold
+each."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ _FIRST, _LAST = 0xE3, 0xED  # first bytes in UTF-8 of U+3000 to U+DFFF
 @dataclass(frozen=True, slots=True)
 class Loop:
     """Text number `row` repeats itself: of its runs of words, the share `again` (0 to 1) had occurred before,
-    and its end repeats `turns` times in a row (1: not at all). `run` is its most frequent run, which occurs
-    `times`, first at byte `at`."""
+    and its end repeats `turns` times in a row (1: not more often than was asked for). `run` is its most
+    frequent run, which occurs `times`, first at byte `at`."""
 
     row: int
     again: float
@@ -59,9 +60,8 @@ def loops(texts: pa.Array, *, width: int, share: float, turns: int) -> list[Loop
     """The texts of which more than `share` of all runs of `width` words occurred before in the same text, or
     whose end repeats more than `turns` times in a row, in their order.
 
-    A turn at the end is the shortest stretch of at least `width` words after which the text is the same
-    again. The last word does not count there, since a limit may have cut it. Takes an array that
-    `columnar.as_strings` made."""
+    A turn at the end is what repeats there, or `width` words where that is shorter. A last word that
+    a limit cut in two hides no turn. Takes an array that `columnar.as_strings` made."""
     found = []
     for first, part in as_bytes(texts).parts():
         at, sizes, starts = _split(part)
@@ -109,7 +109,8 @@ def _numbers(raw: NDArray[np.uint8], at: NDArray[np.int64], sizes: NDArray[np.in
     """A number for each word, from its first and its last 8 bytes."""
     padded = np.zeros(len(raw) + 2 * _LONGEST, np.uint8)
     padded[: len(raw)] = raw
-    eight = np.ndarray((len(raw) + _LONGEST,), "<u8", padded.data, 0, (1,))  # from every byte on, unaligned
+    # The 8 bytes from every byte on, unaligned.
+    eight: NDArray[np.uint64] = np.ndarray((len(raw) + _LONGEST,), "<u8", padded.data, 0, (1,))
     found = eight[at] & np.take(_MASKS, np.minimum(sizes, 8))
     found *= _A
     found ^= found >> np.uint64(32)
@@ -133,20 +134,27 @@ def _ends(runs: NDArray[np.uint64], bounds: NDArray[np.int64], width: int, turns
     many = np.diff(bounds)
     found = np.ones(len(many), np.int64)
     fit = np.flatnonzero(many > width * turns)  # fewer runs than that do not hold so many turns
-    last = np.zeros(len(many), np.uint64)
-    last[fit] = runs[bounds[fit + 1] - 2]
-    same = np.flatnonzero(runs == np.repeat(last, many))
-    owner = np.searchsorted(bounds, same, side="right") - 1
-    for row in fit[np.bincount(owner, minlength=len(many))[fit] > turns].tolist():
-        own = runs[bounds[row] : bounds[row + 1] - 1]
-        before = np.flatnonzero(own[:-1] == own[-1])
-        period = len(own) - 1 - int(before[-1])
-        broken = np.flatnonzero(own[period:] != own[:-period])
-        # Runs back to where one differs from the one a period later, the other words of the last of them, and
-        # the word that was left out.
-        words = len(own) - (int(broken[-1]) + 1 if len(broken) else 0) + width
-        found[row] = max(1, words // (-(-width // period) * period))
+    for left_out in (0, 1):
+        last = np.zeros(len(many), np.uint64)
+        last[fit] = runs[bounds[fit + 1] - left_out - 1]
+        same = np.flatnonzero(runs == np.repeat(last, many))
+        owner = np.searchsorted(bounds, same, side="right") - 1
+        for row in fit[np.bincount(owner, minlength=len(many))[fit] > turns].tolist():
+            own = runs[bounds[row] : bounds[row + 1] - left_out]
+            found[row] = max(found[row], _turns(own, width))
     return found
+
+
+def _turns(runs: NDArray[np.uint64], width: int) -> int:
+    """How often the end of one text repeats in a row."""
+    before = np.flatnonzero(runs[:-1] == runs[-1])
+    if not len(before):
+        return 1
+    period = len(runs) - 1 - int(before[-1])
+    broken = np.flatnonzero(runs[period:] != runs[:-period])
+    # Runs back to where one differs from the one a period later, and the other words of the last of them.
+    words = len(runs) - (int(broken[-1]) + 1 if len(broken) else 0) + width - 1
+    return max(1, words // max(period, width))
 
 
 assert sys.byteorder == "little", "words are read from Arrow buffers as little-endian"

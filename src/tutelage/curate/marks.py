@@ -1,14 +1,17 @@
 """Marks in a question that tell that it cannot be learned from as it stands: pictures, parts, its own answer.
 
-They are proxies, as with s1 (arXiv 2501.19393, section 2.2: ASCII art, missing images, badly numbered questions)
-and OpenThoughts (arXiv 2506.04178: words for figures, "answer:", several parts). The expressions are our own.
-Promises: an expression is searched, and its place found, in time linear in the text, however it was made (Arrow's
-RE2, not Python's `re`); no expression marks a plain question of arithmetic or a table in Markdown.
-Does not: understand: "p1." at the end of a sentence, or a number in bold letters, is a mark as well.
+They are proxies, as with s1 (arXiv 2501.19393, section 2.2: ASCII art, missing images, badly numbered
+questions) and OpenThoughts (arXiv 2506.04178: words for figures, "answer:", several parts). The expressions
+are our own.
+Promises: an expression is searched, and its place found, in time linear in the text, whoever wrote it
+(Arrow's RE2, not Python's `re`); evidence is one line that names the place and is safe to show; no
+expression marks plain arithmetic, powers in a program or a table in Markdown.
+Does not: understand. "p1." at the end of a sentence, or a number in bold letters, is a mark as well.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,7 +31,7 @@ PARTS = (
 )
 IMAGE = (
     # Not 5![...]: a factorial has its number before it.
-    r"!\[[^\]\n]*\]\([^)\n]*\)|(?:^|[^\w)\]}!])!\[|(?i:<img\b|<svg\b)|\\includegraphics\b|\\begin\{tikzpicture\}"
+    r"(?:^|[^\w)\]}!])!\[(?:[^\]\n]*\]\([^)\n]*\))?|!\[[^\]\n]*\]\([^)\n]*\)|(?i:<img\b|<svg\b)|\\includegraphics\b|\\begin\{tikzpicture\}"
 )
 ASY = r"\[asy\]"
 ART = (
@@ -36,27 +39,32 @@ ART = (
     # A line of slashes, bars and dashes; without a slash it may be the border of a table.
     r"|^[-_=+|<>^'. \t]*[/\\][-_=+|/\\<>^'. \t]{3,}\r?$"
 )
+_PICTURE = "(?:figure|diagram|graph|picture|image|chart|drawing|sketch)"
 FIGURE = (
     # Phrases, not words: people "figure out" a lot, and "in the graph" is graph theory more often than not.
-    r"(?i)\b(?:(?:in|see|from|to|of|the|this)(?: the| this)? (?:following|accompanying|attached|adjoining|given) "
-    r"(?:figure|diagram|graph|picture|image|chart)\b|(?:in|see|from|to) (?:the|this) (?:figure|diagram)\b"
-    r"|(?:in|see|from) (?:figure|diagram|fig\.) ?[0-9]"
-    r"|(?:figure|diagram|graph|picture|image|chart|drawing|sketch) (?:is )?(?:shown|below|above)\b"
-    r"|(?:shown|pictured|depicted|illustrated|drawn) (?:below|above|in the (?:figure|diagram|graph|picture|image|chart)))"
+    rf"(?i)\b(?:the|this|see|from|to) (?:following|accompanying|attached|adjoining|given) {_PICTURE}\b"
+    r"|\b(?:in|see|from|to) (?:(?:the|this) (?:figure|diagram)\b|(?:figure|diagram|fig\.) ?[0-9])"
+    rf"|\b{_PICTURE} (?:is )?(?:shown|below|above)\b"
+    rf"|\b(?:shown|pictured|depicted|illustrated|drawn) (?:(?:below|above)\b|in the {_PICTURE}\b)"
 )
 DRAWN = r"\[asy\]|\\begin\{tikzpicture\}|<svg"
 """A drawing that is there as text, so that talk of a figure is not about a missing one."""
 LEAK = r"(?i)\banswers?[ \t]*:[ \t*$]*[^\s*$]"
-_CONTINUED = "\u0080-\u009f\u00a1-\u00aa\u00ac-\u00ba\u00bc-\u00bf\u20ac\u02c6\u2030\u0160\u0152\u017d\u0161\u0153\u017e\u0178\u2122"
+_CONTINUED = (
+    "\u0080-\u009f\u00a1-\u00aa\u00ac-\u00ba\u00bc-\u00bf\u20ac\u02c6\u2030\u0160\u0152\u017d\u0161\u0153"
+    "\u017e\u0178\u2122"
+)
 """Bytes 80 to BF read as Latin-1 or Windows-1252, but for quotation marks, dashes and blanks, which can stand
 after a letter."""
 DAMAGE = (
     r"[\x{FFFD}\x{80}-\x{9F}\x{E000}-\x{F8FF}\x{F0000}-\x{10FFFF}\x00-\x08\x0B\x0C\x0E-\x1F\x7F]"
-    f"|\u00c3[{_CONTINUED}]|\u00c2[\u00a0-\u00aa\u00ac-\u00ba\u00bc-\u00bf]|\u00e2(?:\u20ac|\u201e\u00a2)|\u00ef\u00bb\u00bf"
-    f"|\u00f0\u0178|(?:[\u00d0\u00d1][{_CONTINUED}]){{2}}"
+    f"|\u00c3[{_CONTINUED}]|\u00c2[\u00a0-\u00aa\u00ac-\u00ba\u00bc-\u00bf]|\u00e2(?:\u20ac|\u201e\u00a2)"
+    f"|\u00ef\u00bb\u00bf|\u00f0\u0178|(?:[\u00d0\u00d1][{_CONTINUED}]){{2}}"
 )
-"""Characters that no text means: U+FFFD, controls (also those that broken escapes leave, \\f of \\frac), private
-use, and UTF-8 read as Latin-1 or Windows-1252 (\u00c3\u00a9 for \u00e9)."""
+"""What no text means: U+FFFD, controls (also those that broken escapes leave, \\f of \\frac), private use,
+and UTF-8 that was read as Latin-1 or Windows-1252 (\u00c3\u00a9 for \u00e9)."""
+_ANSWER = re.compile(LEAK)
+_AFTER = 40
 _AROUND = 40
 _LONGEST = 200
 _NAMED = 3
@@ -65,8 +73,8 @@ _BLANKS = " \t\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What was found in text number `row`: `found` (its beginning) at character `at`, `count` times in all (0:
-    not counted)."""
+    """What was found in text number `row`: `found` (its beginning) at character `at`, and how often in all
+    (`count`; 0: not counted)."""
 
     row: int
     found: str
@@ -85,8 +93,10 @@ class Mark:
 
 
 def marks(pattern: str, texts: pa.Array, *, least: int = 1) -> Iterator[Mark]:
-    """The texts in which `pattern` is found at least `least` times, in their order, each with the first place.
-    Takes an array that `columnar.as_strings` made."""
+    """The texts in which `pattern` is found at least `least` times, in their order, each with the first
+    place.
+
+    Takes an array that `columnar.as_strings` made, and a pattern without groups of its own."""
     if least == 1:
         hit, counts = has(pattern, texts), None
     else:
@@ -108,6 +118,52 @@ def has(pattern: str, texts: pa.Array) -> NDArray[np.bool_]:
     return found
 
 
+def pictures(
+    questions: pa.Array, kept: NDArray[np.bool_], art_lines: int | None
+) -> Iterator[tuple[int, str]]:
+    """Questions with a picture, and the evidence. `kept` says whose drawings in Asymptote do not count;
+    `art_lines` lines drawn with characters count as a picture."""
+    found: dict[int, str] = {}
+    for mark in marks(IMAGE, questions):
+        found.setdefault(mark.row, mark.evidence("question"))
+    for mark in marks(ASY, questions):
+        if not kept[mark.row]:
+            found.setdefault(mark.row, mark.evidence("question"))
+    if art_lines is not None:
+        for mark in marks(ART, questions, least=art_lines):
+            found.setdefault(mark.row, f"lines drawn with characters: {mark.evidence('question')}")
+    yield from found.items()
+
+
+def figures(questions: pa.Array) -> Iterator[tuple[int, str]]:
+    """Questions that speak of a figure and hold no drawing, and the evidence."""
+    drawn = has(DRAWN, questions)
+    for mark in marks(FIGURE, questions):
+        if not drawn[mark.row]:
+            yield mark.row, mark.evidence("question")
+
+
+def leaks(questions: pa.Array, gold: pa.Array) -> Iterator[tuple[int, str]]:
+    """Questions with "answer:" and an answer behind it, and the evidence. Where the `gold` answer is known
+    ("": it is not), only that one counts."""
+    for mark in marks(LEAK, questions):
+        answer = gold[mark.row].as_py().strip().casefold()
+        for found in _ANSWER.finditer(mark.text):
+            said = mark.text[found.end() - 1 :][: len(answer) + _AFTER].casefold()
+            if _tells(said, answer):
+                around = excerpt(mark.text, *found.span())
+                yield mark.row, f"an answer in the question at character {found.start():,}: {around}"
+                break
+
+
+def _tells(said: str, answer: str) -> bool:
+    """Whether what is `said` after "answer:" is an answer, and no place for one ("Answer: ___")."""
+    if not answer:
+        return not said.startswith((*"_[<{?.(", "\\boxed"))
+    said = said.removeprefix("\\boxed{")
+    return said.startswith(answer) and not said[len(answer) :][:1].isalnum()
+
+
 def excerpt(text: str, begin: int, end: int) -> str:
     """The place in `text` with its surroundings, on one line."""
     left, right = max(0, begin - _AROUND), min(len(text), min(end, begin + 2 * _AROUND) + _AROUND)
@@ -116,5 +172,6 @@ def excerpt(text: str, begin: int, end: int) -> str:
 
 
 def one_line(text: str, most: int) -> str:
-    """The beginning of `text` on one line that is safe to show."""
-    return visible(" ".join(text[:most].split()))
+    """The beginning of `text` on one line that is safe to show, with names for what no font shows."""
+    plain = visible(" ".join(text[:most].split()))
+    return "".join(sign if sign.isprintable() else f"⟨U+{ord(sign):04X}⟩" for sign in plain)

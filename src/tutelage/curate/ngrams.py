@@ -71,15 +71,6 @@ class Index:
         """The places of `runs` that are in the index."""
         return self._numbers(runs)[0]
 
-    def of_item(self, texts: Hashed, item: int) -> NDArray[np.int64]:
-        """Where in `texts.words` runs begin that `item` has, in their order."""
-        runs, places = grams(texts, self.width)
-        at, number = self._numbers(runs)
-        many = self.starts[number + 1] - self.starts[number]
-        own = np.flatnonzero(self.items[ranges(self.starts[number], many)] == item)
-        found: NDArray[np.int64] = places[np.repeat(at, many)[own]]
-        return found
-
     def shared(self, texts: Hashed) -> Shared:
         """What `texts` share with the items."""
         runs, places = grams(texts, self.width)
@@ -87,23 +78,33 @@ class Index:
         text = np.searchsorted(texts.starts, places[at], side="right") - 1
         # Each different run of a text once, at its first place.
         order = np.lexsort((at, number, text))
+        at, text, number = at[order], text[order], number[order]
         new = np.ones(len(order), np.bool_)
-        new[1:] = (text[order][1:] != text[order][:-1]) | (number[order][1:] != number[order][:-1])
-        text, number = text[order][new], number[order][new]
+        new[1:] = (text[1:] != text[:-1]) | (number[1:] != number[:-1])
+        text, number, first = text[new], number[new], places[at[new]]
         many = self.starts[number + 1] - self.starts[number]
-        item = self.items[ranges(self.starts[number], many)]
-        pair = (np.repeat(text, many) << 32) | item
-        pairs, counts = np.unique(pair, return_counts=True)
-        return Shared(pairs >> 32, pairs & 0xFFFFFFFF, counts)
+        pair = (np.repeat(text, many) << 32) | self.items[ranges(self.starts[number], many)]
+        first = np.repeat(first, many)
+        order = np.lexsort((first, pair))
+        pair, first = pair[order], first[order]
+        begins = np.flatnonzero(np.append(True, pair[1:] != pair[:-1])) if len(pair) else order
+        counts = np.diff(np.append(begins, len(pair)))
+        return Shared(pair[begins] >> 32, pair[begins] & 0xFFFFFFFF, counts, first[begins])
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Pairs of a text and an item that have `count` different runs in common, by text, then item."""
+    """Pairs of a text and an item that have `count` different runs in common, by text, then item. The first
+    of those runs begins at `place` in the texts' words."""
 
     text: NDArray[np.int64]
     item: NDArray[np.int64]
     count: NDArray[np.int64]
+    place: NDArray[np.int64]
+
+    def where(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> Shared:
+        """Some of the pairs."""
+        return Shared(self.text[kept], self.item[kept], self.count[kept], self.place[kept])
 
 
 def different(texts: Hashed, width: int) -> NDArray[np.int64]:

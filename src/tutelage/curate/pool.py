@@ -32,7 +32,9 @@ FIELDS = ("id", "question", "thinking", "answer", "gold", "domain", "source")
 _GOLD = ("gold", "gold_answer", "expected_answer", "ground_truth", "reference_answer", "solution")
 _DOMAIN = ("domain", "subject", "problem_type", "cot_type", "category")
 _SOURCE = ("source", "source_type", "dataset", "data_source")
-_RIGHT = ("correct", "is_correct", "deepseek_grade", "gemini_grade", "verified")
+_RIGHT = ("correct", "is_correct", "verified")
+_GRADED = ("deepseek", "gemini")
+"""Whose grades stand beside their traces, in the order in which `layouts` takes the traces."""
 _SAYS = {"yes": "correct", "no": "incorrect", "correct": "correct", "incorrect": "incorrect"}
 
 
@@ -114,15 +116,25 @@ class _Reading:
         for number, (where, row) in enumerate(read_rows(self.source)):
             if not number:
                 self._check(row)
-            try:
-                read = reader_of("auto", self._spoken(), row)
-                recordings = read(row, TAGS, self._spoken())
-            except UsageError as error:
-                raise UsageError(f"{where}: {error}") from error
+            recordings = self._recordings(where, row) if not number or self._answers(row) else []
             # A row that says nothing is a record as well.
             problem = self._problem(where, number, row)
             for recording in recordings or [Recording("", "")]:
                 yield self._trace(problem, row, recording)
+
+    def _recordings(self, where: str, row: Mapping[str, Any]) -> list[Recording]:
+        try:
+            return reader_of("auto", self._spoken(), row)(row, TAGS, self._spoken())
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+
+    def _answers(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has the columns of any layout; lines of JSON may leave out what is empty."""
+        try:
+            reader_of("auto", self._spoken(), row)
+        except UsageError:
+            return False
+        return True
 
     def _spoken(self) -> dict[str, str]:
         return {name: self.columns[name] for name in ("thinking", "answer") if name in self.columns}
@@ -170,7 +182,7 @@ class _Reading:
     def _trace(self, problem: Problem, row: Mapping[str, Any], one: Recording) -> Trace:
         sample = self.samples[problem.id] = self.samples.get(problem.id, -1) + 1
         name = problem.id if not sample else f"{problem.id}#{sample}"
-        status = _status(row)
+        status = _status(row, self.columns.get("answer", ""))
         if status is not None:
             self.verdicts.append(Verdict(name, problem.id, status, f"{self.name} says so", "recorded"))
         return Trace(
@@ -197,8 +209,13 @@ def _asked(row: Mapping[str, Any]) -> str:
     return ""
 
 
-def _status(row: Mapping[str, Any]) -> Status | None:
-    for name in _RIGHT:
+def _status(row: Mapping[str, Any], answer: str) -> Status | None:
+    """What the row says of its trace, which is in the column `answer` ("": in that of the layout). Where two
+    models' traces stand side by side, each grade is for its own."""
+    graded = [who for who in _GRADED if answer.startswith(f"{who}_")] or [
+        who for who in _GRADED if not answer and any(name.startswith(f"{who}_") for name in row)
+    ][:1]
+    for name in (*_RIGHT, *(f"{who}_grade" for who in graded)):
         value = row.get(name)
         if isinstance(value, bool):
             return "correct" if value else "incorrect"

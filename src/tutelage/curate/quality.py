@@ -15,33 +15,31 @@ In the order in which they are asked, cheap and decisive ones first:
     language     letters of a script that the question is not in
     loop         thinking that goes round in circles
 
-Promises: a rule is one that `Settings` can switch off or tune; a row's faults depend on that row alone; the first
-rule in this order that a row breaks is its fault; evidence says where; a text above `most_characters` is not
-searched by any rule (as long as `too-long` is on), so that one monster costs nothing.
+Promises: every rule can be switched off, and those with a number tuned (`Settings`); a row's faults depend on
+that row alone; the first rule in this order that a row breaks is its fault; evidence says where; while
+`too-long` is on, a text above `most_characters` is not searched by any rule, so that one monster costs
+nothing.
 Does not: drop anything, or judge the answer: a wrong answer breaks no rule here.
 
-Source of the rules: s1 (arXiv 2501.19393, section 2.2) and OpenThoughts (arXiv 2506.04178); the marks of each are
-in `marks`. Neither looks for loops, broken characters or mixed scripts. OpenThoughts3 found that filters of
-answers gained nothing for a student of 7B, which says little of these: its teacher hardly ever loops.
+Source: s1 (arXiv 2501.19393, section 2.2) has failed, missing, multi-part and image, OpenThoughts (arXiv
+2506.04178) figure and leak, both as they are read in `marks`. The others are ours: a student learns to loop,
+to mix scripts and to never end from traces that do.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from tutelage.curate import marks
-from tutelage.curate.columnar import as_strings
+from tutelage.curate.columnar import Columns, read_columns
 from tutelage.curate.loops import loops, word_counts
 from tutelage.curate.scripts import foreign
 from tutelage.errors import UsageError
-from tutelage.plain import some
 from tutelage.teachers.replies import is_truncated
 
 RULES = (
@@ -53,11 +51,17 @@ FAILED = (
     "error", "content_filter", "refusal", "safety", "recitation", "blocklist", "prohibited_content", "spii",
     "malformed_function_call", "cancelled",
 )  # fmt: skip
+_NEEDED = (*TEXTS, "finish_reason")
 _OPTIONAL = ("gold", "source")
-# Blanks of Unicode count as blanks, and so do characters without width.
+# Unicode's blanks are blanks, and so are characters without width.
 _SOMETHING = r"[^\x00-\x20\x7F\pZ\x{200B}-\x{200F}\x{2060}\x{FEFF}]"
-_ANSWER = re.compile(marks.LEAK)
-_AFTER = 40
+# From how much on each number is allowed, and which may be None.
+_COUNTS = {
+    "most_characters": 1, "least_words": 0, "most_words": 0, "art_lines": 1, "damage": 1, "foreign_letters":
+    1, "loop_width": 2, "loop_turns": 1,
+}  # fmt: skip
+_NONE = ("least_words", "most_words", "art_lines")
+_NOT_SEARCHED = ("failed", "cut")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,68 +77,71 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How strict the rules are. Raises UsageError for an unknown rule and a number out of its range."""
+    """How strict the rules are. Raises UsageError for an unknown rule, and a value that is not of the kind or
+    in the range of its setting."""
 
     off: tuple[str, ...] = ()
     """Rules that are not asked."""
     failed: tuple[str, ...] = FAILED
-    """Finish reasons of a failed call, in small letters. What counts as cut is known (see `teachers`)."""
+    """Finish reasons of a failed call, in small letters. Which ones mean cut off is known (see
+    `teachers`)."""
     need_thinking: bool = False
-    """Whether thinking that is missing is a fault like a missing answer."""
+    """Whether thinking that is missing is a fault like an answer that is."""
     most_characters: int = 2_000_000
-    """Of any text. Some 500,000 tokens, ten times the longest trace that a teacher of today writes."""
+    """Of any text: some 500,000 tokens, ten times what a long trace has."""
     least_words: int | None = None
-    """Of thinking, as in `loops`: between blanks."""
+    """Of thinking; words as in `loops`: what stands between blanks."""
     most_words: int | None = None
     asy_sources: tuple[str, ...] = ()
-    """Sources whose drawings in Asymptote are kept: s1 exempted AIME, where the text suffices."""
+    """Sources whose drawings in Asymptote are kept; s1 exempted AIME."""
     art_lines: int | None = 3
     """So many lines drawn with characters make a picture; None: none do."""
     damage: int = 1
-    """So many broken characters in one text are a fault. The default lets none pass: a pool is large."""
+    """So many broken characters in a text are a fault."""
     foreign_share: float = 0.05
-    """Of the letters of thinking or answer, above which other scripts than the question's are a fault."""
+    """Of the letters of thinking or answer: above it, other scripts than the question's are a fault."""
     foreign_letters: int = 20
     """The fewest such letters: a name or a quoted word is no fault."""
     loop_width: int = 12
     loop_share: float = 0.3
-    """Of runs of `loop_width` words that occurred before. Measured: of 7,473 human solutions of GSM8K the highest
-    share is 0.11 (0.26 where sub-questions are told twice), of five long traces of a teacher 0.01; a text that is
-    there twice has about 0.5."""
+    """Of runs of `loop_width` words, those that occurred before: above it, they are a fault. Measured: at
+    most 0.11 in 7,473 human solutions of GSM8K, 0.26 in 1,319 that tell sub-questions twice, 0.01 in five
+    long traces of a teacher; a text that is there twice has about 0.5."""
     loop_turns: int = 4
     """An end that repeats more often than this, in a row, is a loop, however long the text before it."""
 
     def __post_init__(self) -> None:
+        for name in ("off", "failed", "asy_sources"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list) or not all(isinstance(each, str) for each in value):
+                raise UsageError(f"quality.{name} is {value!r}; it must be a list of names")
         unknown = [name for name in self.off if name not in RULES]
         if unknown:
             raise UsageError(
                 f"quality.off: there is no rule {unknown[0]!r}; the rules are {', '.join(RULES)}"
             )
-        least = {"most_characters": 1, "art_lines": 1, "damage": 1, "foreign_letters": 1, "loop_turns": 1}
-        least |= {"least_words": 0, "most_words": 0, "loop_width": 2}
-        for name, low in least.items():
+        if not isinstance(self.need_thinking, bool):
+            raise UsageError(f"quality.need_thinking is {self.need_thinking!r}; it must be true or false")
+        for name, low in _COUNTS.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise UsageError(f"quality.{name} is {value}; it must be at least {low}")
+            if value is None and name in _NONE:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise UsageError(f"quality.{name} is {value!r}; it must be a whole number from {low} on")
         for name in ("foreign_share", "loop_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"quality.{name} is {getattr(self, name)}; it must be from 0 to 1")
-        if (
-            self.least_words is not None
-            and self.most_words is not None
-            and self.least_words > self.most_words
-        ):
-            raise UsageError(
-                f"quality.least_words is {self.least_words}, more than most_words ({self.most_words}); no trace"
-                " could pass"
-            )
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise UsageError(f"quality.{name} is {value!r}; it must be a number from 0 to 1")
+        least, most = self.least_words, self.most_words
+        if least is not None and most is not None and least > most:
+            raise UsageError(f"quality.least_words is {least}, above most_words, {most}; no trace could pass")
 
 
 def faults(batch: pa.Table, settings: Settings | None = None) -> list[Fault]:
     """For each row that breaks a rule the first one, in the order of `RULES`; rows ascending.
 
-    `batch` has the columns of `TEXTS` and `finish_reason`, and may have `gold` and `source` (texts, nulls are
-    fine). Raises UsageError for a column that is missing or holds no texts."""
+    `batch` has the columns of `TEXTS` and `finish_reason`, and may have `gold` and `source` (texts; null is
+    as good as ""). Raises UsageError for a column that is missing or holds no texts."""
     first: dict[int, Fault] = {}
     for fault in all_faults(batch, settings):
         first.setdefault(fault.row, fault)
@@ -142,208 +149,117 @@ def faults(batch: pa.Table, settings: Settings | None = None) -> list[Fault]:
 
 
 def all_faults(batch: pa.Table, settings: Settings | None = None) -> list[Fault]:
-    """Every rule that a row breaks, once each, by row, then in the order of `RULES`: as `faults`, for counts of
-    what each rule alone would drop. A row above `most_characters` breaks that rule and those before it only."""
+    """Every rule that a row breaks, once each, by row, then in the order of `RULES`: as `faults`, for counts
+    of what each rule alone would drop. A row above `most_characters` is not asked for the rules that
+    search."""
     own = settings or Settings()
-    whole = _read(batch)
+    whole = read_columns(batch, _NEEDED, _OPTIONAL)
     rest, found = whole, []
     if "too-long" not in own.off:
         found += list(_too_large(whole, own))
         rest = whole.without([fault.row for fault in found])
-    for rule, ask in _ON_ALL.items():
+    for rule, ask in _ASKED.items():
         if rule not in own.off:
-            found += ask(whole, own)
-    for rule, ask in _ON_REST.items():
-        if rule not in own.off:
-            found += [
-                Fault(int(rest.rows[each.row]), rule, each.reason, each.score) for each in ask(rest, own)
-            ]
+            asked = whole if rule in _NOT_SEARCHED else rest
+            found += [Fault(int(asked.rows[row]), rule, *why) for row, why in ask(rule, asked, own)]
     return sorted(found, key=lambda fault: (fault.row, RULES.index(fault.rule)))
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Columns without nulls, and the numbers of their rows in the batch that was given."""
-
-    rows: NDArray[np.int64]
-    columns: dict[str, pa.Array]
-
-    def __getitem__(self, name: str) -> pa.Array:
-        return self.columns[name]
-
-    def without(self, left_out: list[int]) -> _Batch:
-        if not left_out:
-            return self
-        kept = np.setdiff1d(self.rows, left_out)
-        at = pa.array(kept)
-        return _Batch(kept, {name: column.take(at) for name, column in self.columns.items()})
+_Found = tuple[int, tuple[str] | tuple[str, float]]
+"""A row, and the reason and perhaps the score."""
 
 
-def _read(batch: pa.Table) -> _Batch:
-    columns = {}
-    for name in (*TEXTS, "finish_reason", *_OPTIONAL):
-        if name not in batch.column_names:
-            if name in _OPTIONAL:
-                columns[name] = pa.array([""] * len(batch), pa.large_string())
-                continue
-            raise UsageError(
-                f"the batch has no column {name!r}; it has {some(batch.column_names, 12) or 'none'}"
-            )
-        column = batch.column(name)
-        of = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if not any(fits(of) for fits in _TEXTS):
-            raise UsageError(f"column {name!r} holds {column.type}; it must hold texts")
-        columns[name] = as_strings(column)
-    return _Batch(np.arange(len(batch)), columns)
-
-
-_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-
-
-def _too_large(batch: _Batch, own: Settings) -> Iterator[Fault]:
+def _too_large(batch: Columns, own: Settings) -> Iterator[Fault]:
     taken: set[int] = set()
     for name in TEXTS:
         # A text has at most as many characters as bytes, and those need not be counted.
-        large = np.flatnonzero(pc.binary_length(batch[name]).to_numpy() > own.most_characters)
-        for row in large.tolist():
+        sizes = pc.binary_length(batch[name]).to_numpy(zero_copy_only=False)
+        for row in np.flatnonzero(sizes > own.most_characters).tolist():
             size = pc.utf8_length(batch[name][row]).as_py()
             if size > own.most_characters and row not in taken:
                 taken.add(row)
-                reason = f"the {name} has {size:,} characters; at most {own.most_characters:,} are sane"
+                reason = f"the {name} has {size:,} characters; at most {own.most_characters:,} are read"
                 yield Fault(row, "too-long", reason, float(size))
 
 
-def _finish(wrong: Callable[[str], bool], rule: str, said: str, batch: _Batch) -> Iterator[Fault]:
+def _finish(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
     column = batch["finish_reason"].dictionary_encode()
     names = column.dictionary.to_pylist()
-    bad = np.array([wrong(name.strip().lower()) for name in names], np.bool_)
-    codes = column.indices.to_numpy()
-    for row in np.flatnonzero(bad[codes]).tolist() if len(codes) else ():
-        yield Fault(row, rule, f"finish_reason is '{marks.one_line(names[codes[row]], 60)}': {said}")
+    said = "the call failed" if rule == "failed" else "it ran into a limit"
+    plain = [name.strip().lower() for name in names]
+    bad = [name in own.failed if rule == "failed" else is_truncated(name) for name in plain]
+    for row, code in enumerate(column.indices.to_pylist() if any(bad) else ()):
+        if bad[code]:
+            yield row, (f"finish_reason is '{marks.one_line(names[code], 60)}': {said}",)
 
 
-def _failed(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    return _finish(lambda name: name in own.failed, "failed", "the call failed", batch)
-
-
-def _cut(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    return _finish(is_truncated, "cut", "it ran into a limit", batch)
-
-
-def _missing(batch: _Batch, own: Settings) -> Iterator[Fault]:
+def _missing(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
     empty: dict[int, list[str]] = {}
     for name in TEXTS:
         if name != "thinking" or own.need_thinking:
             for row in np.flatnonzero(~marks.has(_SOMETHING, batch[name])).tolist():
                 empty.setdefault(row, []).append(name)
     for row, names in empty.items():
-        yield Fault(row, "missing", f"no {' and no '.join(names)}")
+        yield row, (f"no {' and no '.join(names)}",)
 
 
-def _too_long(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    if (most := own.most_words) is not None:
+def _words(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
+    bound = own.most_words if rule == "too-long" else own.least_words
+    if bound is not None:
         counts = word_counts(batch["thinking"])
-        for row in np.flatnonzero(counts > most).tolist():
-            reason = f"{counts[row]:,} words of thinking; at most {most:,} are wanted"
-            yield Fault(row, "too-long", reason, float(counts[row]))
+        said = "at most" if rule == "too-long" else "at least"
+        for row in np.flatnonzero(counts > bound if rule == "too-long" else counts < bound).tolist():
+            reason = f"{counts[row]:,} words of thinking; {said} {bound:,} are wanted"
+            yield row, (reason, float(counts[row]))
 
 
-def _too_short(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    if (least := own.least_words) is not None:
-        counts = word_counts(batch["thinking"])
-        for row in np.flatnonzero(counts < least).tolist():
-            reason = f"{counts[row]:,} words of thinking; at least {least:,} are wanted"
-            yield Fault(row, "too-short", reason, float(counts[row]))
+def _in_question(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
+    questions = batch["question"]
+    found: Iterator[tuple[int, str]]
+    if rule == "multi-part":
+        found = ((mark.row, mark.evidence("question")) for mark in marks.marks(marks.PARTS, questions))
+    elif rule == "image":
+        kept = pc.is_in(batch["source"], value_set=pa.array(own.asy_sources, pa.large_string()))
+        found = marks.pictures(questions, kept.to_numpy(zero_copy_only=False), own.art_lines)
+    else:
+        found = marks.figures(questions) if rule == "figure" else marks.leaks(questions, batch["gold"])
+    return ((row, (reason,)) for row, reason in found)
 
 
-def _multi_part(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    for mark in marks.marks(marks.PARTS, batch["question"]):
-        yield Fault(mark.row, "multi-part", mark.evidence("question"))
-
-
-def _image(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    found: dict[int, Fault] = {}
-    exempt = pc.is_in(batch["source"], value_set=pa.array(own.asy_sources, pa.large_string())).to_pylist()
-    for pattern in (marks.IMAGE, marks.ASY):
-        for mark in marks.marks(pattern, batch["question"]):
-            if pattern != marks.ASY or not exempt[mark.row]:
-                found.setdefault(mark.row, Fault(mark.row, "image", mark.evidence("question")))
-    if own.art_lines is not None:
-        for mark in marks.marks(marks.ART, batch["question"], least=own.art_lines):
-            reason = f"lines drawn with characters: {mark.evidence('question')}"
-            found.setdefault(mark.row, Fault(mark.row, "image", reason))
-    yield from found.values()
-
-
-def _figure(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    drawn = marks.has(marks.DRAWN, batch["question"])
-    for mark in marks.marks(marks.FIGURE, batch["question"]):
-        if not drawn[mark.row]:
-            yield Fault(mark.row, "figure", mark.evidence("question"))
-
-
-def _leak(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    for mark in marks.marks(marks.LEAK, batch["question"]):
-        gold = batch["gold"][mark.row].as_py().strip().casefold()
-        for begin, end in [found.span() for found in _ANSWER.finditer(mark.text)]:
-            if _tells(mark.text[end - 1 :][: len(gold) + _AFTER].casefold(), gold):
-                around = marks.excerpt(mark.text, begin, end)
-                yield Fault(mark.row, "leak", f"an answer in the question at character {begin:,}: {around}")
-                break
-
-
-def _tells(said: str, gold: str) -> bool:
-    """Whether what is `said` after "answer:" is an answer, and no place for one. With a known answer it is
-    that one alone: "Answer: A, B, C or D" tells nothing."""
-    if not gold:
-        return not said.startswith((*"_[<{?.(", "\\boxed"))
-    said = said.removeprefix("\\boxed{")
-    return said.startswith(gold) and not said[len(gold) :][:1].isalnum()
-
-
-def _encoding(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    found: dict[int, Fault] = {}
+def _encoding(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
+    found: dict[int, str] = {}
     for name in TEXTS:
         for mark in marks.marks(marks.DAMAGE, batch[name], least=own.damage):
-            found.setdefault(mark.row, Fault(mark.row, "encoding", mark.evidence(name)))
-    yield from found.values()
+            found.setdefault(mark.row, mark.evidence(name))
+    return ((row, (reason,)) for row, reason in found.items())
 
 
-def _language(batch: _Batch, own: Settings) -> Iterator[Fault]:
-    found: dict[int, Fault] = {}
+def _language(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
+    found: dict[int, _Found] = {}
     for name in ("thinking", "answer"):
         for hit in foreign(
             batch["question"], batch[name], share=own.foreign_share, least=own.foreign_letters
         ):
             around = marks.excerpt(batch[name][hit.row].as_py(), hit.at, hit.at + 1)
             reason = (
-                f"{hit.letters:,} letters ({hit.share:.0%}) of the {name} are in another script than the question:"
+                f"{hit.letters:,} letters ({hit.share:.0%}) of the {name} are not in the question's script:"
                 f" {hit.group} at character {hit.at:,}: {around}"
             )
-            found.setdefault(hit.row, Fault(hit.row, "language", reason, round(hit.share, 4)))
+            found.setdefault(hit.row, (hit.row, (reason, round(hit.share, 4))))
     yield from found.values()
 
 
-def _loop(batch: _Batch, own: Settings) -> Iterator[Fault]:
+def _loop(rule: str, batch: Columns, own: Settings) -> Iterator[_Found]:
     for hit in loops(batch["thinking"], width=own.loop_width, share=own.loop_share, turns=own.loop_turns):
-        run = f"'{marks.one_line(hit.run, 200)}'"
         reason = f"{hit.again:.0%} of the runs of {own.loop_width} words in the thinking occurred before"
         if hit.turns > own.loop_turns:
-            reason += f", its end repeats {hit.turns:,} times in a row"
-        yield Fault(hit.row, "loop", f"{reason}; {hit.times:,} times: {run}", round(hit.again, 4))
+            reason += f", and its end repeats {hit.turns:,} times in a row"
+        reason += f"; {hit.times:,} times, first at byte {hit.at:,}: '{marks.one_line(hit.run, 200)}'"
+        yield hit.row, (reason, round(hit.again, 4))
 
 
-_Ask = Callable[[_Batch, Settings], Iterator[Fault]]
-_ON_ALL: dict[str, _Ask] = {"failed": _failed, "cut": _cut}
-_ON_REST: dict[str, _Ask] = {
-    "missing": _missing,
-    "too-long": _too_long,
-    "too-short": _too_short,
-    "multi-part": _multi_part,
-    "image": _image,
-    "figure": _figure,
-    "leak": _leak,
-    "encoding": _encoding,
-    "language": _language,
-    "loop": _loop,
-}
+_ASKED: dict[str, Callable[[str, Columns, Settings], Iterator[_Found]]] = {
+    "failed": _finish, "cut": _finish, "missing": _missing, "too-long": _words, "too-short": _words,
+    "multi-part": _in_question, "image": _in_question, "figure": _in_question, "leak": _in_question,
+    "encoding": _encoding, "language": _language, "loop": _loop,
+}  # fmt: skip

@@ -1,8 +1,8 @@
 """Which scripts texts are written in: letters counted by groups of scripts.
 
-Promises: every letter counts (Unicode's letters, by code point), once, in one group; Latin and Greek letters and
-the alphabets of mathematics are never foreign, since formulas and programs are written in them whatever the
-language; what is found of a text depends on it and its question alone.
+Promises: every letter counts (Unicode's letters, by code point), once, in one group; Latin and Greek letters
+and the alphabets of mathematics are never foreign, since formulas and programs are written in them whatever
+the language; what is found of a text depends on it and its question alone.
 Does not: tell languages apart that share a script, or notice an English answer to a Chinese question.
 """
 
@@ -29,11 +29,15 @@ _RANGES: dict[str, tuple[tuple[int, int], ...]] = {
     ),
     "Greek": ((0x370, 0x3FF), (0x1F00, 0x1FFF)),
     "Cyrillic": ((0x400, 0x52F), (0x1C80, 0x1C8F), (0x2DE0, 0x2DFF), (0xA640, 0xA69F)),
-    "Armenian or Georgian": ((0x530, 0x58F), (0x10A0, 0x10FF), (0x1C90, 0x1CBF), (0x2D00, 0x2D2F), (0xFB13, 0xFB17)),
+    "Armenian or Georgian": (
+        (0x530, 0x58F), (0x10A0, 0x10FF), (0x1C90, 0x1CBF), (0x2D00, 0x2D2F), (0xFB13, 0xFB17),
+    ),
     "Hebrew": ((0x590, 0x5FF), (0xFB1D, 0xFB4F)),
     "Arabic": ((0x600, 0x6FF), (0x750, 0x77F), (0x860, 0x8FF), (0xFB50, 0xFDFF), (0xFE70, 0xFEFE)),
     "Indic": ((0x900, 0xDFF), (0xA8E0, 0xA8FF)),
-    "Southeast Asian": ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1980, 0x19DF), (0xA9E0, 0xAA7F)),
+    "Southeast Asian": (
+        (0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x1980, 0x19DF), (0xA9E0, 0xAA7F),
+    ),
     "Chinese or Japanese": (
         (0x2E80, 0x312F), (0x3190, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
         (0xFF66, 0xFF9D), (0x1AFF0, 0x1B16F), (0x20000, 0x323AF),
@@ -47,8 +51,8 @@ _LAST = 0x32400
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Text number `row` has `letters` letters of scripts that are not its question's, the share `share` of all
-    its letters. The first one stands at character `at`; `group` is its script."""
+    """Text number `row` has `letters` letters of scripts that are not its question's, the `share` of all its
+    letters. The first one stands at character `at`; `group` is its script."""
 
     row: int
     letters: int
@@ -58,8 +62,8 @@ class Foreign:
 
 
 def letters(texts: pa.Array) -> NDArray[np.int64]:
-    """Letters of each group of `GROUPS`, (texts, groups), of an array that `columnar.as_strings` made; without
-    the ASCII letters (see `ascii_letters`), which would take most of the time."""
+    """Letters of each group of `GROUPS`, (texts, groups), of an array that `columnar.as_strings` made. ASCII
+    letters are left out, which would take most of the time (see `ascii_letters`)."""
     found = as_bytes(texts)
     counts = np.zeros((len(found), len(GROUPS)), np.int64)
     for first, part in found.parts():
@@ -116,7 +120,7 @@ def _code_points(raw: NDArray[np.uint8], at: NDArray[np.int64]) -> NDArray[np.in
     """The code points of the characters of two to four bytes that begin at `at`."""
     lead = raw[at].astype(np.int64)
     size = 2 + (lead >= 0xE0) + (lead >= 0xF0)
-    found = lead & np.take(np.array([0, 0, 0x1F, 0x0F, 0x07]), size)
+    found: NDArray[np.int64] = lead & np.take(np.array([0, 0, 0x1F, 0x0F, 0x07]), size)
     for behind in (1, 2, 3):
         more = size > behind
         following = raw[np.minimum(at + behind, len(raw) - 1)] & 0x3F

@@ -24,15 +24,21 @@ import tutelage
 from tutelage.curate.benchmarks import Row, questions, read_benchmarks
 from tutelage.curate.detectors import DETECTORS, Hit, Watch, blind_to, by_runs, find, hits, shortened, watch
 from tutelage.curate.evidence import read_drops
+from tutelage.curate.funnel import BY_DIFFICULTY
 from tutelage.curate.hashed import hashed
-from tutelage.curate.pool import Pool, read_pool
+from tutelage.curate.meaning import DETECTOR
+from tutelage.curate.pool import Pool, is_ours, read_pool
 from tutelage.engines import spread
 from tutelage.errors import UsageError
 from tutelage.plain import some
+from tutelage.recipe import curation
 from tutelage.recipe.collecting import collect_folder, teacher_settings
 from tutelage.recipe.files import write_text
+from tutelage.recipe.jobs.curating import allowed_lines
+from tutelage.recipe.jobs.meaning import look_by_meaning
 from tutelage.recipe.single import run_single
 from tutelage.recipe.stage import Progress
+from tutelage.recipe.verifying import judge_settings
 from tutelage.records import Problem, Trace, read_records
 from tutelage.report.curation import render_curation
 from tutelage.teachers.layouts import ANSWER, THINKING
@@ -66,41 +72,93 @@ def curate_folder(
     `solvers` are texts `NAME=VERDICTS.parquet`, or teachers (`openai:MODEL` and the like, at `solver_url`)
     that attempt each problem `attempts` times. Raises UsageError, and PartialError when a solver could not be
     asked to the end."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: is a file; give a folder")
+    written = ["traces.parquet", *_PLACES.values()]
+    _require_apart(folder, written, [source, *([problems] if problems else []), *verdicts])
+    known = _named([each for each in solvers if "=" in each])
+    models = {each: _solver(each, solver_url) for each in solvers if "=" not in each}
+    if not models and (solver_url is not None or attempts != 1):
+        raise UsageError("--solver-url and --attempts are for a model that is asked: --solver openai:MODEL")
+    method = _last(overrides, "method") or settings["method"]
+    if models and method not in BY_DIFFICULTY:
+        raise UsageError(
+            f"--solver {next(iter(models))}: the method {method} takes no account of solvers, so that none is"
+            " asked; leave it out"
+        )
+    if checker is not None and is_ours(Path(source)):
+        raise UsageError(
+            f"{source}: holds traces of ours, whose problems name their checkers; leave out --checker"
+        )
     pool = read_pool(source, folder, problems=problems, columns=columns, checker=checker or "number")
     judged = [*verdicts, *([str(pool.verdicts)] if pool.verdicts else [])]
-    known = dict(_named(each) for each in solvers if "=" in each)
-    models = [each for each in solvers if "=" not in each]
     if models:
-        cheap = {**settings, "method": "full", "target": None, "keep": "all", "solvers": None}
         with tempfile.TemporaryDirectory(prefix="tutelage-curate-") as name:
-            result = _stage(pool, Path(name), cheap, judged, {}, overrides, progress)
+            cheap = [*overrides, *_CHEAP]
+            result = _stage(pool, Path(name), {**settings, "method": "full"}, judged, {}, cheap, progress)
             left = read_records(Path(result["outputs"]["problems"]), Problem)
-        for model in models:
-            known[model] = _attempted(model, left, folder, solver_url, attempts, progress)
+        for model, teacher in models.items():
+            known[model] = _attempted(model, teacher, left, folder, attempts, progress)
     result = _stage(pool, folder, settings, judged, known, overrides, progress)
     return _document(result)
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, _, path = text.partition("=")
-    if not Path(path).is_file():
-        raise UsageError(f"--solver {text}: {path}: no such file; give verdicts as verify writes them")
-    return name, path
+# What comes after the solvers, or costs money, has no say in what they are asked.
+_CHEAP = (
+    "method=full", "target=null", "keep=all", "solvers={}", "solved=unsolved", "low=0", "high=1",
+    "bands=null", "rubric=null", "domains=own", "labeller=null", "subjects=null", "first=[]", "weights={}",
+    "meaning=null",
+)  # fmt: skip
+
+
+def _last(overrides: Sequence[str], key: str) -> str | None:
+    """The value of the last text `key=value`."""
+    found = [each.partition("=")[2].strip() for each in overrides if each.partition("=")[0].strip() == key]
+    return found[-1] if found else None
+
+
+def _require_apart(folder: Path, written: Iterable[str], read: Iterable[str | Path]) -> None:
+    """Raise UsageError where a file that is read would be replaced by one that is written."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; give a folder")
+    places = {(folder / name).resolve() for name in written}
+    for each in read:
+        if Path(each).resolve() in places:
+            raise UsageError(f"--out {folder}: {each} would be overwritten; give another folder")
+
+
+def _named(texts: Sequence[str]) -> dict[str, str]:
+    """Files of verdicts by the name of their solver."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, path = text.partition("=")
+        if not Path(path).is_file():
+            raise UsageError(f"--solver {text}: {path}: no such file; give verdicts as verify writes them")
+        if name in found:
+            raise UsageError(f"--solver {text}: {name!r} is named twice; give each solver a name of its own")
+        found[name] = path
+    return found
+
+
+def _solver(model: str, url: str | None) -> dict[str, Any]:
+    """The settings of a solver that is asked. Raises UsageError in the words of this verb."""
+    try:
+        return teacher_settings(model, url, {})
+    except UsageError as error:
+        told = str(error).replace("--teacher", "--solver").replace("--base-url", "--solver-url")
+        if ":" not in model:
+            told = f"--solver {model}: write NAME=FILE (verdicts), or KIND:MODEL, such as openai:{model}"
+        raise UsageError(told) from error
 
 
 def _attempted(
     model: str,
+    teacher: Mapping[str, Any],
     problems: Sequence[Problem],
     folder: Path,
-    url: str | None,
     attempts: int,
     progress: Progress | None,
 ) -> str:
     """The verdicts on a model's attempts, bought where they are not in the ledger yet."""
     own = folder / "solvers" / re.sub(r"[^A-Za-z0-9.]+", "-", model).strip("-")
-    teacher = teacher_settings(model, url, {})
     collect_folder(own, problems, {"teacher": teacher, "samples": attempts}, progress=progress)
     done = run_single(
         "verify",
@@ -177,6 +235,13 @@ def as_text(told: Mapping[str, Any]) -> str:
 
 # --- check ---
 
+_CHECKED = {
+    "hits": "hits.jsonl",
+    "uncheckable": "uncheckable.jsonl",
+    "clean": "clean.jsonl",
+    "page": "report.html",
+}
+
 
 @dataclass(slots=True)
 class _Checked:
@@ -187,6 +252,8 @@ class _Checked:
     uncheckable: list[dict[str, Any]] = field(default_factory=list)
     found: set[str] = field(default_factory=set)
     rows: int = 0
+    notes: list[str] = field(default_factory=list)
+    asked: dict[str, Any] | None = None
 
 
 def check_file(
@@ -199,6 +266,7 @@ def check_file(
     detectors: Sequence[str] | None = None,
     boilerplate: int | None = 10,
     allow: Path | None = None,
+    meaning: Mapping[str, Any] | None = None,
     engine: Any = "local",
     workers: int = 2,
     progress: Progress | None = None,
@@ -207,16 +275,16 @@ def check_file(
     `folder` (hits.jsonl, uncheckable.jsonl, clean.jsonl with the rows that have no hit, report.html).
 
     Questions are looked at by all detectors, answers and traces (columns of the usual names) by those of
-    runs. Raises UsageError naming file, row and column."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {folder}: is a file; give a folder")
-    lines = allow.read_text(encoding="utf-8").splitlines() if allow else []
+    runs; `meaning` (see `meaning_settings`) then at the questions of rows without a hit. Raises UsageError
+    naming file, row and column, and PartialError when a judge could not be asked to the end."""
+    _require_apart(folder, _CHECKED.values(), [source, *(each.partition("::")[0] for each in against)])
+    allowed = allowed_lines(allow) if allow else []
     benchmarks = read_benchmarks(against, against_column)
     ready = watch(
         benchmarks,
         detectors or DETECTORS,
         boilerplate=boilerplate,
-        allow=[line for line in lines if line.strip()],
+        allow=allowed,
     )
     rows = list(questions(source, column))
     batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
@@ -228,7 +296,53 @@ def check_file(
         _note(seen, batch, *found, ready)
         if progress:
             progress(seen.rows, len(rows), f"{len(seen.hits)} hits")
-    return _written(source, folder, rows, seen, ready)
+    if meaning is not None:
+        _by_meaning(seen, rows, ready, curation.Meaning(**meaning), folder, progress)
+    document = _written(source, folder, rows, seen, ready, [DETECTOR] if meaning is not None else [])
+    return {**document, **({"asked": seen.asked} if seen.asked is not None else {})}
+
+
+def meaning_settings(
+    embed: str | None, least: float | None, judge: str | None, url: str | None
+) -> dict[str, Any] | None:
+    """The settings of `meaning` as options give them; None where it is not asked for. `judge` is written as
+    `openai:MODEL` and the like. Raises UsageError."""
+    if embed is None:
+        given = {"--meaning-least": least, "--judge": judge, "--judge-url": url}
+        if option := next((name for name, value in given.items() if value is not None), None):
+            raise UsageError(f"tutelage curate: {option} is for --meaning; give --meaning words, or a model")
+        return None
+    if least is not None and not 0 < least <= 1:
+        raise UsageError(f"tutelage curate: --meaning-least {least:g}: it must be above 0 and at most 1")
+    try:
+        asked = judge_settings(judge, url, {})
+    except UsageError as error:
+        told = str(error).replace("tutelage verify", "tutelage curate").replace("--teacher", "--judge")
+        raise UsageError(told.replace("--base-url", "--judge-url")) from error
+    return {"embed": embed, "judge": asked, **({"least": least} if least is not None else {})}
+
+
+def _by_meaning(
+    seen: _Checked,
+    rows: Sequence[Row],
+    ready: Watch,
+    settings: curation.Meaning,
+    folder: Path,
+    progress: Progress | None,
+) -> None:
+    """Look at the questions of the rows without a hit."""
+    left = [row for row in rows if row.id not in seen.found]
+    found = look_by_meaning(
+        [row.question for row in left],
+        ready,
+        settings,
+        ledger=folder / "ledger.sqlite",
+        progress=progress or (lambda done, total, note: None),
+    )
+    for hit in found.hits:
+        _note_hit(seen, left[hit.row], left[hit.row].column, hit)
+    seen.notes += found.notes
+    seen.asked = found.desk.metrics() if found.desk is not None else None
 
 
 _Found = tuple[list[tuple[str, Hit]], list[int]]
@@ -257,29 +371,36 @@ def _note(
     seen: _Checked, batch: Sequence[Row], found: Iterable[tuple[str, Hit]], sizes: Sequence[int], ready: Watch
 ) -> None:
     for column, hit in found:
-        row = batch[hit.row]
-        told = {
-            "id": row.id,
-            "row": row.where,
-            "field": column,
-            "detector": hit.detector,
-            "score": hit.score,
-            "benchmark": hit.benchmark,
-            "benchmark_item": hit.item_id,
-            "text": shortened(str(row.fields.get(column) or row.question)),
-            "benchmark_text": shortened(hit.item),
-            "shared": hit.shared,
-        }
-        (seen.partial if hit.partial else seen.hits).append(told)
-        if not hit.partial:
-            seen.found.add(row.id)
+        _note_hit(seen, batch[hit.row], column, hit)
     for row, size in zip(batch, sizes, strict=True):
         if blind := blind_to(size, ready.detectors):
             seen.uncheckable.append({"id": row.id, "row": row.where, "words": size, "detectors": list(blind)})
     seen.rows += len(batch)
 
 
-def _written(source: str, folder: Path, rows: Sequence[Row], seen: _Checked, ready: Watch) -> dict[str, Any]:
+def _note_hit(seen: _Checked, row: Row, column: str, hit: Hit) -> None:
+    told = {
+        "id": row.id,
+        "row": row.where,
+        "field": column,
+        "detector": hit.detector,
+        "score": hit.score,
+        "benchmark": hit.benchmark,
+        "benchmark_item": hit.item_id,
+        "text": shortened(str(row.fields.get(column) or row.question)),
+        "benchmark_text": shortened(hit.item),
+        "shared": hit.shared,
+        "note": hit.note,
+    }
+    (seen.partial if hit.partial else seen.hits).append(told)
+    if not hit.partial:
+        seen.found.add(row.id)
+
+
+def _written(
+    source: str, folder: Path, rows: Sequence[Row], seen: _Checked, ready: Watch, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Write the files of a check; `more` are detectors that were asked beside those of `ready`."""
     short = [
         {"benchmark": name, "benchmark_item": item, "words": size, "detectors": list(blind)}
         for name, item, size, blind in ready.short_items()
@@ -293,22 +414,15 @@ def _written(source: str, folder: Path, rows: Sequence[Row], seen: _Checked, rea
         "file": source,
         "rows": len(rows),
         "contaminated": len(seen.found),
-        "detectors": {name: counts[name] for name in ready.detectors},
+        "detectors": {name: counts[name] for name in (*ready.detectors, *more)},
         "benchmarks": [each.as_json() for each in ready.benchmarks],
         "boilerplate": dict(ready.left_out),
         "hits": seen.hits,
         "partial": seen.partial,
         "uncheckable": seen.uncheckable,
         "uncheckable_items": short,
-        "outputs": {
-            name: str((folder / file).absolute())
-            for name, file in (
-                ("hits", "hits.jsonl"),
-                ("uncheckable", "uncheckable.jsonl"),
-                ("clean", "clean.jsonl"),
-                ("page", "report.html"),
-            )
-        },
+        "notes": seen.notes,
+        "outputs": {name: str((folder / file).absolute()) for name, file in _CHECKED.items()},
     }
     render_curation(_page(document, rows, clean), folder / "report.html")
     return document
@@ -334,9 +448,9 @@ def _page(document: Mapping[str, Any], rows: Sequence[Row], clean: Sequence[Row]
                     "problem_id": hit["id"],
                     "question": hit["text"],
                     "text": "",
-                    "reason": f"its {hit['field']} shares: {hit['shared']}"
-                    if hit["shared"]
-                    else f"its {hit['field']}",
+                    "reason": f"its {hit['field']}"
+                    + (f" shares: {hit['shared']}" if hit["shared"] else "")
+                    + (f", {hit['note']}" if hit["note"] else ""),
                     "score": hit["score"],
                     "benchmark": hit["benchmark"],
                     "matched_id": hit["benchmark_item"],
@@ -345,8 +459,8 @@ def _page(document: Mapping[str, Any], rows: Sequence[Row], clean: Sequence[Row]
             )
     return {
         "title": f"Contamination of {Path(document['file']).name}",
-        "about": "Every row was compared with every item of the benchmarks, by every detector. Nothing was removed "
-        "from the file.",
+        "about": "Every row was compared with every item of the benchmarks, by every detector. Nothing was "
+        "removed from the file.",
         "source": {"name": document["file"], "traces": len(rows), "problems": len(rows)},
         "method": "check",
         "seed": 0,
@@ -360,6 +474,7 @@ def _page(document: Mapping[str, Any], rows: Sequence[Row], clean: Sequence[Row]
             }
         ],
         "samples": samples,
+        "notes": document["notes"],
         "benchmarks": document["benchmarks"],
         "detectors": [
             {"detector": name, "hits": count, "uncheckable": blind[name]}
@@ -370,7 +485,9 @@ def _page(document: Mapping[str, Any], rows: Sequence[Row], clean: Sequence[Row]
 
 
 def _jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    lines = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
+    # A lone surrogate is no text in UTF-8, but it has a spelling in JSON, which this is.
+    write_text(path, lines.encode("utf-8", "backslashreplace").decode())
 
 
 def _row(hit: Mapping[str, Any]) -> str:
@@ -388,6 +505,7 @@ def check_text(told: Mapping[str, Any], most: int = 20) -> str:
     if len(told["hits"]) > most:
         lines.append(f"... and {len(told['hits']) - most:,} more")
     lines.append(f"{len(told['uncheckable']):,} rows are too short for some detector")
+    lines += [f"note: {note}" for note in told["notes"]]
     lines += [f"{each['name']}: {each['items']:,} items, {each['revision']}" for each in told["benchmarks"]]
     return "\n".join([*lines, *(f"{name}: {path}" for name, path in told["outputs"].items())])
 

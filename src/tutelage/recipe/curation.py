@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from tutelage.recipe.stage import InputPath, LocalOrHub, Output, Settings, StageConfig, StageKind
+from tutelage.recipe.stage import InputPath, LocalOrHub, LocalOrName, Output, Settings, StageConfig, StageKind
 from tutelage.recipe.teachers import EndpointTeacher
 from tutelage.recipe.training import Count, Positive, Problems, Share, Traces, Verdicts
 
@@ -38,6 +38,16 @@ class Rubric(Settings):
     recall: bool = False
 
 
+class Meaning(Settings):
+    """Benchmark items in other words (see `curate.meaning`): questions that are as near as `least` by `embed`
+    (`words`, or a Hugging Face encoder: a folder or Hub name), confirmed by a `judge` (null: the similarity
+    alone decides). Which `least` is right hangs on the embedding: see `curate.embeddings`."""
+
+    embed: LocalOrName = "words"
+    least: Part = 0.8
+    judge: EndpointTeacher | None = None
+
+
 class Preselect(Settings):
     """Correct records that are taken before any draw: of a source, of a domain, of at least so long a
     thinking (null: any)."""
@@ -58,16 +68,17 @@ class Curate(StageConfig):
 
     `quality` are settings of `curate.quality.Settings` that are other than usual. `benchmarks` are problems
     of other stages, `against` files or `hub:owner/name`, `against_column` their question column; `detectors`,
-    `thresholds`, `boilerplate` and `allow` (a file of lines) are those of `curate.detectors`. `near`: Jaccard
-    similarity from which questions are duplicates (null: equal ones only); of two the one of the source that
-    stands first in `order` stays.
+    `thresholds`, `boilerplate` and `allow` (a file of lines) are those of `curate.detectors`; `meaning`
+    then looks at the questions that are left. `near`: Jaccard similarity from which questions are duplicates
+    (null: equal ones only); of two the one of the source that stands first in `order` stays.
 
     `solvers` names verdicts on attempts of solver models; `solved`: drop what any of them solves
     (`unsolved`), or keep pass rates from `low` to `high`, or of each solver by `bands`. `missing`: problems
     that a solver did not attempt; `hopeless`: solvers that solve nothing.
 
     `domains`: the problems' `own`, `clusters` by their words, `llm` (asked of `labeller`, by the list
-    `subjects`, null: MSC 2020), or `auto`: own where every problem has one, else clusters.
+    `subjects`, null: MSC 2020), `metadata:NAME` (a field of the problems' metadata), or `auto`: own where
+    every problem has one, else clusters.
 
     `keep`, `prefer` and `per_problem` choose among the traces of a problem; `first` are records that are
     taken before any draw."""
@@ -87,6 +98,7 @@ class Curate(StageConfig):
     thresholds: Thresholds = Thresholds()
     boilerplate: Annotated[int, Field(ge=2)] | None = 10
     allow: TextFile | None = None
+    meaning: Meaning | None = None
     near: Part | None = 0.8
     order: tuple[str, ...] = ()
     solvers: Mapping[str, Verdicts] = {}
@@ -97,7 +109,7 @@ class Curate(StageConfig):
     missing: Literal["refuse", "drop", "keep"] = "refuse"
     hopeless: Literal["refuse", "keep"] = "refuse"
     rubric: Rubric | None = None
-    domains: Literal["auto", "own", "clusters", "llm"] = "auto"
+    domains: Annotated[str, Field(pattern=r"^(auto|own|clusters|llm|metadata:.+)$")] = "auto"
     clusters: Annotated[int, Field(ge=2)] | None = None
     subjects: TextFile | None = None
     labeller: EndpointTeacher | None = None
@@ -116,6 +128,8 @@ class Curate(StageConfig):
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
+        if self.meaning is not None and not (self.benchmarks or self.against):
+            raise ValueError("meaning looks for items of benchmarks: name some in benchmarks or against")
         if (self.domains == "llm") != (self.labeller is not None):
             raise ValueError("domains: llm and labeller go together: who labels, and that it does")
         if self.subjects is not None and self.domains not in ("llm", "own"):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 import tutelage
 from tutelage.curate import clusters, rubric
@@ -37,14 +40,17 @@ from tutelage.curate.evidence import (
 )
 from tutelage.curate.funnel import Chosen, Helpers, Rules, run_funnel
 from tutelage.curate.looks import Plan, ProblemLook, look_at_problems, look_at_traces
+from tutelage.curate.meaning import DETECTOR
 from tutelage.curate.plurality import plurality
 from tutelage.curate.quality import Settings as Quality
 from tutelage.curate.rejection import judged
 from tutelage.curate.subjects import SUBJECTS, read_subjects
 from tutelage.errors import UsageError
+from tutelage.plain import some, visible
 from tutelage.recipe import curation
 from tutelage.recipe.files import write_text
 from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
+from tutelage.recipe.jobs.meaning import look_by_meaning
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, Verdict, iter_records, read_records, write_records
 from tutelage.report.curation import render_curation
@@ -62,6 +68,7 @@ def curate(ctx: JobContext[curation.Curate]) -> dict[str, Any]:
     looks, sketches = look_at_problems(
         work.plan, engine=config.engine, workers=work.workers, progress=ctx.progress
     )
+    looks = work.by_meaning(looks)
     traces = look_at_traces(
         work.plan, work.traces, engine=config.engine, workers=work.workers, progress=ctx.progress
     )
@@ -73,6 +80,7 @@ def curate(ctx: JobContext[curation.Curate]) -> dict[str, Any]:
     }
     rules = _rules(config, ctx.seed)
     found = run_funnel(looks, traces, sketches, verdicts, solvers, rules, work.helpers(looks))
+    found.notes += work.notes
     document = work.write(found, looks, rules)
     document["seconds"] = round(time.monotonic() - started, 2)
     write_text(ctx.outputs["curation"], json.dumps(document, indent=1) + "\n")
@@ -116,28 +124,62 @@ def _rules(config: curation.Curate, seed: int | None) -> Rules:
 
 
 def quality_settings(given: Mapping[str, Any]) -> Quality:
-    """The quality rules with what is set otherwise. Raises UsageError for a setting that they do not have."""
-    settings: dict[str, Any] = {
-        name: tuple(each) if isinstance(each, list) else each for name, each in given.items()
-    }
+    """The quality rules with what is set otherwise.
+
+    Raises UsageError for a setting that they do not have, and for a value of another type."""
+    names = [each.name for each in fields(Quality)]
+    for name in given:
+        if name not in names:
+            near = get_close_matches(name, names, n=1)
+            meant = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"quality: there is no setting {name!r}{meant} settings: {', '.join(names)}")
     try:
-        return Quality(**settings)
-    except TypeError as error:
-        raise UsageError(f"quality: {str(error).removeprefix('Settings.__init__() ')}") from error
+        return TypeAdapter(Quality).validate_python(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"quality.{first['loc'][0]}: {first['msg']}; it is {first['input']!r}") from error
 
 
 def watch_settings(config: curation.Curate, benchmarks: Sequence[Benchmark]) -> Watch | None:
     """The benchmarks made ready; None where there is none."""
     if not benchmarks:
         return None
-    allow = Path(config.allow).read_text(encoding="utf-8").splitlines() if config.allow else ()
     return watch(
         benchmarks,
         config.detectors,
         thresholds=Thresholds(**config.thresholds.model_dump()),
         boilerplate=config.boilerplate,
-        allow=[line for line in allow if line.strip()],
+        allow=allowed_lines(Path(config.allow)) if config.allow else (),
     )
+
+
+def allowed_lines(path: Path) -> list[str]:
+    """The lines of a file of boilerplate. Raises UsageError for one that is not there, or not UTF-8."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UsageError(f"allow: {path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"allow: {path}: not UTF-8 text (byte {error.start})") from error
+
+
+def by_field(problems: Sequence[Problem], name: str) -> dict[str, str]:
+    """The text of the field `name` of each problem's metadata, by problem id, as the domain to sample by.
+
+    Raises UsageError for a problem without it: what has no label would be drawn as one domain of its own."""
+    for problem in problems:
+        if problem.metadata.get(name) is None:
+            there = some([visible(key)[:40] for key in sorted(problem.metadata)], 8) or "no field at all"
+            raise UsageError(
+                f"domains: problem {problem.id!r} has no {name!r} in its metadata ({there}); name a field"
+                " that every problem has"
+            )
+    return {problem.id: str(problem.metadata[name]) for problem in problems}
+
+
+def _taken(questions: pa.ChunkedArray, places: Sequence[int]) -> list[str]:
+    """The questions at `places`."""
+    return [text or "" for text in questions.take(pa.array(places, pa.int64())).to_pylist()]
 
 
 class _Work:
@@ -165,21 +207,44 @@ class _Work:
         )
         self.desks: dict[str, JudgeDesk] = {}
         self.labels_by = config.domains
+        self.notes: list[str] = []
+
+    def _questions(self) -> pa.ChunkedArray:
+        """All questions, in the order of the looks."""
+        tables = [pq.read_table(path, columns=["question"]) for path in self.problems]
+        return pa.chunked_array(
+            [chunk for table in tables for chunk in table["question"].chunks], pa.string()
+        )
+
+    def by_meaning(self, looks: list[ProblemLook]) -> list[ProblemLook]:
+        """The looks, with a hit more where a question that no detector dropped has one by its meaning."""
+        settings = self.config.meaning
+        if settings is None or self.against is None:
+            return looks
+        left = [at for at, look in enumerate(looks) if all(hit.partial for hit in look.hits)]
+        found = look_by_meaning(
+            _taken(self._questions(), left),
+            self.against,
+            settings,
+            ledger=self.ctx.ledger_path,
+            progress=self.ctx.progress,
+        )
+        if found.desk is not None:
+            self.desks["meaning"] = found.desk
+        self.notes += found.notes
+        looks = list(looks)
+        for hit in found.hits:
+            at = left[hit.row]
+            looks[at] = replace(looks[at], hits=(*looks[at].hits, hit))
+        return looks
 
     def helpers(self, looks: Sequence[ProblemLook]) -> Helpers:
         """What the funnel asks for."""
         place = {look.id: at for at, look in enumerate(looks)}
-        column = pa.chunked_array(
-            [
-                chunk
-                for path in self.problems
-                for chunk in pq.read_table(path, columns=["question"])["question"].chunks
-            ]
-        )
+        column = self._questions()
 
         def questions(ids: Sequence[str]) -> list[str]:
-            found = column.take(pa.array([place[name] for name in ids], pa.int64()))
-            return [text or "" for text in found.to_pylist()]
+            return _taken(column, [place[name] for name in ids])
 
         def vectors(ids: Sequence[str]) -> NDArray[np.float32]:
             return clusters.vectors(questions(ids), seed=0)
@@ -203,11 +268,14 @@ class _Work:
             found = label(
                 problems, subjects, self._desk("labeller", config.labeller).ask, progress=self.ctx.progress
             )
+            self._stop_where_it_stopped()
             require_coverage(found, len(problems), least=config.labelled)
             return {name: found.domains.get(name, "(unlabelled)") for name in ids}
         if self.labels_by == "clusters":
             texts = questions(ids)
             return dict(zip(ids, clusters.cluster(texts, clusters=config.clusters, seed=0), strict=True))
+        if self.labels_by.startswith("metadata:"):
+            return by_field(self._read(set(ids)), self.labels_by.removeprefix("metadata:"))
         if config.subjects:
             require_listed(self._read(set(ids)), subjects)
         return {name: own[name] or OWN_LABEL for name in ids}
@@ -217,6 +285,12 @@ class _Work:
         assert settings is not None
         problems = self._read(set(ids))
         graded = rubric.grade(problems, self._desk("rubric", settings.judge).ask, progress=self.ctx.progress)
+        self._stop_where_it_stopped()
+        if graded.ungraded:
+            self.notes.append(
+                f"the rubric could not grade {len(graded.ungraded):,} of {len(problems):,} problems and"
+                " dropped none of those"
+            )
         if len(graded.ungraded) == len(problems):
             reason = next(iter(graded.ungraded.values()), "no reply")
             raise UsageError(
@@ -229,6 +303,12 @@ class _Work:
             recall=settings.recall,
         )
 
+    def _stop_where_it_stopped(self) -> None:
+        """Raise what ended the asking early: a choice by half of the replies is another choice."""
+        for desk in self.desks.values():
+            if desk.error is not None:
+                raise desk.error
+
     def _desk(self, name: str, settings: Any) -> JudgeDesk:
         self.desks[name] = JudgeDesk(judge_teacher(settings), self.ctx.ledger_path, self.ctx.progress)
         return self.desks[name]
@@ -237,16 +317,12 @@ class _Work:
         return [p for path in self.problems for p in iter_records(path, Problem) if p.id in ids]
 
     def asked(self) -> dict[str, Any]:
-        """What models were asked, and what that cost. Raises what stopped them."""
-        for desk in self.desks.values():
-            if desk.error is not None:
-                raise desk.error
+        """What models were asked, and what that cost."""
         return {name: desk.metrics() for name, desk in self.desks.items()}
 
     def write(self, found: Chosen, looks: Sequence[ProblemLook], rules: Rules) -> dict[str, Any]:
         """Write what was chosen and why not the rest; gives the document of the page."""
         outputs = self.ctx.outputs
-        self.asked()
         drops, kept = shown_drops(found.drops), shown_records(found.traces)
         shown, texts = {drop.record_id for drop in drops} | set(kept), {}
         known = {p.id: p for p in self._read({*found.problems, *(drop.problem_id for drop in drops)})}
@@ -313,9 +389,9 @@ class _Work:
             {
                 "detector": name,
                 "hits": sum(any(h.detector == name and not h.partial for h in look.hits) for look in looks),
-                "uncheckable": sum(look.words < width(name) for look in looks),
+                "uncheckable": sum(look.words < (1 if name == DETECTOR else width(name)) for look in looks),
             }
-            for name in self.against.detectors
+            for name in (*self.against.detectors, *([DETECTOR] if self.config.meaning else []))
         ]
 
 
