@@ -43,14 +43,20 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/exits.py --rounds 1
 	$(BIN)/python benchmarks/speculation.py --rounds 1
+	$(BIN)/python benchmarks/duplicates.py
 ifneq ($(GSM8K),)
 	$(BIN)/python benchmarks/verify.py --data $(GSM8K)
+	$(BIN)/python benchmarks/decontaminate.py --gsm8k $(GSM8K)/test.jsonl
+	$(BIN)/python benchmarks/funnel.py --gsm8k $(GSM8K)/test.jsonl
+	$(BIN)/python benchmarks/solvers.py --data $(GSM8K)
 	$(BIN)/python benchmarks/curve.py --data $(GSM8K)/test.jsonl --questions 8 --rounds 1
 	$(BIN)/python benchmarks/train.py --data $(GSM8K)/train.jsonl --rounds 1 --steps 10
 else
+	$(BIN)/python benchmarks/decontaminate.py
+	$(BIN)/python benchmarks/funnel.py
 	$(BIN)/python benchmarks/curve.py --rounds 1
 	$(BIN)/python benchmarks/train.py --rounds 1 --steps 10
-	@echo "verify.py left out: give GSM8K=FOLDER, the data folder of github.com/openai/grade-school-math"
+	@echo "verify.py and solvers.py left out: give GSM8K=FOLDER, the data folder of github.com/openai/grade-school-math"
 endif
 
 clean:

@@ -2,14 +2,15 @@
 
     python benchmarks/decontaminate.py [--size 200000] [--gsm8k test.jsonl] [--rounds 3]
 
-The pool: `--size` questions of a seeded grammar (see questions.py), among them as many copies as GSM8K's test set
-has items, 1,319, of each kind: exact, paraphrased, numbers changed, half of the sentences inside others. The
-benchmark: GSM8K's test questions, where the file is given, and 12,000 questions of the same grammar.
+The pool: `--size` questions of a seeded grammar (see questions.py), among them 1,319 copies (as many as
+GSM8K's test set has items) of each kind: exact, paraphrased, numbers changed, half of the sentences inside
+others. The benchmark: GSM8K's test questions, where the file is given, and 12,000 questions of the same
+grammar.
 Methods take turns in each round; a rate is questions a second of wall time, the conversion of Python strings
-to Arrow included. `split` (lower case and split by blanks, nothing else) is what nobody who reads the words in
-Python can be faster than on one core. The peak of memory is that of a fresh process which reads the pool from
-Parquet and asks all detectors. A clean question counts as found wrongly; the grammar shares phrases with the
-benchmark by chance, so `precision` is no property of a detector alone.
+to Arrow included. `split` (lower case and split by blanks, nothing else) is what nobody who reads the words
+in Python can be faster than on one core. The peak of memory is that of a fresh process which reads the pool
+from Parquet and asks all detectors. A clean question counts as found wrongly; the grammar shares phrases with
+the benchmark by chance, so `precision` is no property of a detector alone.
 """
 
 from __future__ import annotations
@@ -108,9 +109,8 @@ def main() -> None:
     print(f"{len(texts):,} questions of {size:.0f} words on average against {len(items):,} items")
     started = time.perf_counter()
     ready = watch(protected)
-    print(
-        f"the benchmark was made ready in {time.perf_counter() - started:.1f} s; boilerplate: {dict(ready.left_out)}"
-    )
+    took = time.perf_counter() - started
+    print(f"the benchmark was made ready in {took:.1f} s; boilerplate: {dict(ready.left_out)}")
     methods: dict[str, Callable[[], set[int]]] = {
         "split": lambda: {row for row, text in enumerate(texts) if not text.lower().split()},
         "8-gram set": plain_sets(texts, items),
@@ -137,11 +137,8 @@ def table(planted: Sequence[Planted], rows: dict[str, set[int]], seconds: dict[s
     """Rates, recall of each kind, and clean questions that were found."""
     kinds = Counter(each.kind for each in planted)
     base = median(seconds["8-gram set"])
-    print(
-        "\n| method | questions/s (rounds) | of the 8-gram set | "
-        + " | ".join(KINDS)
-        + " | clean found | precision |"
-    )
+    head = ["method", "questions/s (rounds)", "of the 8-gram set", *KINDS, "clean found", "precision"]
+    print(f"\n| {' | '.join(head)} |")
     print("|" + " --- |" * (len(KINDS) + 5))
     for name, found in rows.items():
         hit = Counter(planted[row].kind for row in found)
@@ -150,9 +147,8 @@ def table(planted: Sequence[Planted], rows: dict[str, set[int]], seconds: dict[s
         right = sum(hit[kind] for kind in KINDS)
         precision = f"{right / len(found):.1%}" if found else "–"
         factor = base / median(seconds[name])
-        print(
-            f"| {name} | {rates} | {factor:.2f} | {recall} | {hit['']:,} ({hit[''] / kinds['']:.2%}) | {precision} |"
-        )
+        clean = f"{hit['']:,} ({hit[''] / kinds['']:.2%})"
+        print(f"| {name} | {rates} | {factor:.2f} | {recall} | {clean} | {precision} |")
 
 
 def peak(path: Path, protected: Sequence[Benchmark]) -> None:

@@ -12,50 +12,80 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NAMES = """Ada Ben Carla Dmitri Elena Farid Grace Hugo Ines Jonas Kavya Liam Mona Nils Olga Pablo Quinn Rosa Sven
-Tara Umar Vera Wes Ximena Yara Zoe Amir Bela Chloe Dara Emil Fiona Goran Hana Ivan Julia Kofi Lena Marek Nora
-Otis Petra Rahul Selma Tomas Ulla Viktor Wanda Yusuf Zora""".split()
-PLACES = """bakery market library harbour workshop orchard museum stadium laboratory farm garage school bookshop
-theatre warehouse clinic factory nursery studio kitchen camp station gallery brewery quarry""".split()
-THINGS = """apples pencils stamps bolts tickets candles lamps chairs bricks shirts tiles roses cookies marbles
-bottles notebooks posters ribbons shells screws puzzles kites buttons plates scarves magnets cables coins
-feathers pebbles baskets cushions mugs paintings keys radios hinges blankets jars whistles""".split()
-COLOURS = (
-    "red blue green silver striped wooden plain heavy tiny antique spare polished painted cracked".split()
+
+def _listed(text: str) -> list[str]:
+    return text.split()
+
+
+def _parted(text: str) -> list[str]:
+    return text.split(",")
+
+
+NAMES = _listed(
+    "Ada Ben Carla Dmitri Elena Farid Grace Hugo Ines Jonas Kavya Liam Mona Nils Olga Pablo Quinn "
+    "Rosa Sven Tara Umar Vera Wes Ximena Yara Zoe Amir Bela Chloe Dara Emil Fiona Goran Hana Ivan "
+    "Julia Kofi Lena Marek Nora Otis Petra Rahul Selma Tomas Ulla Viktor Wanda Yusuf Zora "
 )
-TIMES = """on Monday,in June,before lunch,last spring,every Friday,at noon,since autumn,by night,near midnight,
-each January,until dusk,after school,around Easter,past dawn,within hours,next year,all day""".replace(
-    "\n", ""
-).split(",")
-FRIENDS = "brother neighbour teacher cousin colleague aunt landlord coach grandmother classmate".split()
-VERBS = """keeps carries counts paints repairs wraps orders stacks sorts borrows weighs delivers collects loads
-cleans trades photographs labels hides unpacks measures inspects donates misplaces restores rents auctions""".split()
-EACH = "crate shelf table drawer visitor basket wagon corner display sack row bench ladder hour trip".split()
-WHY = """as agreed,without hurry,very carefully,despite noise,for free,just because,in silence,on request,by mistake,
-with pride,unasked,under protest,for once,out loud,in secret,by hand,in turns""".replace("\n", "").split(",")
-ASKED = "remain,are left,are missing,get lost,stay,count double,fit,are needed,were there,can go".split(",")
-MATERIALS = """oak tin velvet paper cotton glass copper leather rubber woollen marble bamboo linen steel clay
-plastic ivory cork silk brass maple canvas granite porcelain denim wax pewter straw nylon amber""".split()
-SURNAMES = """Abbott Becker Castillo Dunn Eriksen Ferrari Gupta Haddad Ito Jansen Kowalski Larsen Moreau Novak
-Okafor Petrov Quintero Rossi Schmidt Tanaka Ueda Vargas Weber Xu Yilmaz Zhang Alvarez Brandt Costa Dvorak Egede
-Fischer Greene Horvat Ivanova Jensen Keller Lindqvist Meyer Nakamura""".split()
+PLACES = _listed(
+    "bakery market library harbour workshop orchard museum stadium laboratory farm garage school "
+    "bookshop theatre warehouse clinic factory nursery studio kitchen camp station gallery brewery "
+    "quarry "
+)
+THINGS = _listed(
+    "apples pencils stamps bolts tickets candles lamps chairs bricks shirts tiles roses cookies "
+    "marbles bottles notebooks posters ribbons shells screws puzzles kites buttons plates scarves "
+    "magnets cables coins feathers pebbles baskets cushions mugs paintings keys radios hinges "
+    "blankets jars whistles "
+)
+COLOURS = _listed(
+    "red blue green silver striped wooden plain heavy tiny antique spare polished painted cracked "
+)
+TIMES = _parted(
+    "on Monday,in June,before lunch,last spring,every Friday,at noon,since autumn,by night,near midnight,"
+    "each January,until dusk,after school,around Easter,past dawn,within hours,next year,all day"
+)
+FRIENDS = _listed("brother neighbour teacher cousin colleague aunt landlord coach grandmother classmate ")
+VERBS = _listed(
+    "keeps carries counts paints repairs wraps orders stacks sorts borrows weighs delivers collects loads "
+    "cleans trades photographs labels hides unpacks measures inspects donates misplaces restores rents "
+    "auctions "
+)
+EACH = _listed(
+    "crate shelf table drawer visitor basket wagon corner display sack row bench ladder hour trip "
+)
+WHY = _parted(
+    "as agreed,without hurry,very carefully,despite noise,for free,just because,in silence,"
+    "on request,by mistake,with pride,unasked,under protest,for once,out loud,in secret,by hand,"
+    "in turns"
+)
+ASKED = _parted("remain,are left,are missing,get lost,stay,count double,fit,are needed,were there,can go")
+MATERIALS = _listed(
+    "oak tin velvet paper cotton glass copper leather rubber woollen marble bamboo linen steel clay "
+    "plastic ivory cork silk brass maple canvas granite porcelain denim wax pewter straw nylon amber "
+)
+SURNAMES = _listed(
+    "Abbott Becker Castillo Dunn Eriksen Ferrari Gupta Haddad Ito Jansen Kowalski Larsen Moreau Novak "
+    "Okafor Petrov Quintero Rossi Schmidt Tanaka Ueda Vargas Weber Xu Yilmaz Zhang Alvarez Brandt "
+    "Costa Dvorak Egede Fischer Greene Horvat Ivanova Jensen Keller Lindqvist Meyer Nakamura "
+)
 SYNONYMS = {
     "buys": "purchases", "bought": "purchased", "buy": "purchase", "sells": "offers", "sold": "traded",
-    "many": "numerous", "each": "every", "every": "each", "total": "overall", "money": "cash", "gets": "receives",
-    "makes": "earns", "made": "earned", "make": "earn", "left": "remaining", "more": "additional", "gave": "handed",
-    "gives": "hands", "takes": "needs", "took": "needed", "wants": "wishes", "has": "owns", "had": "owned",
-    "have": "own", "week": "seven-day stretch", "day": "single day", "year": "twelve months", "hours": "hrs",
-    "minutes": "mins", "children": "kids", "kids": "children", "friends": "pals", "friend": "pal", "big": "large",
-    "large": "big", "small": "little", "little": "small", "house": "home", "home": "house", "car": "vehicle",
+    "many": "numerous", "each": "every", "every": "each", "total": "overall", "money": "cash",
+    "gets": "receives", "makes": "earns", "made": "earned", "make": "earn", "left": "remaining",
+    "more": "additional", "gave": "handed", "gives": "hands", "takes": "needs", "took": "needed",
+    "wants": "wishes", "has": "owns", "had": "owned", "have": "own", "week": "seven-day stretch",
+    "day": "single day", "year": "twelve months", "hours": "hrs", "minutes": "mins", "children": "kids",
+    "kids": "children", "friends": "pals", "friend": "pal", "big": "large", "large": "big",
+    "small": "little", "little": "small", "house": "home", "home": "house", "car": "vehicle",
     "also": "as well", "then": "afterwards", "after": "following", "before": "ahead of", "if": "supposing",
     "and": "plus", "but": "yet", "because": "since", "so": "hence", "per": "for each", "cost": "price",
-    "costs": "is priced at", "spends": "uses up", "spent": "used up", "pays": "hands over", "paid": "handed over",
-    "started": "began", "starts": "begins", "uses": "employs", "used": "employed", "needs": "requires",
-    "need": "require", "works": "labours", "eats": "consumes", "ate": "consumed", "reads": "looks through",
-    "went": "travelled", "goes": "travels", "times": "fold", "number": "count", "people": "persons",
-    "students": "pupils", "books": "volumes", "store": "shop", "shop": "store", "how": "exactly how",
-    "first": "initial", "second": "next", "last": "final", "new": "fresh", "old": "aged", "only": "just",
-    "together": "jointly", "all": "the whole lot of", "much": "a great deal",
+    "costs": "is priced at", "spends": "uses up", "spent": "used up", "pays": "hands over",
+    "paid": "handed over", "started": "began", "starts": "begins", "uses": "employs", "used": "employed",
+    "needs": "requires", "need": "require", "works": "labours", "eats": "consumes", "ate": "consumed",
+    "reads": "looks through", "went": "travelled", "goes": "travels", "times": "fold", "number": "count",
+    "people": "persons", "students": "pupils", "books": "volumes", "store": "shop", "shop": "store",
+    "how": "exactly how", "first": "initial", "second": "next", "last": "final", "new": "fresh",
+    "old": "aged", "only": "just", "together": "jointly", "all": "the whole lot of", "much": "a great deal",
 }  # fmt: skip
 _WORD = re.compile(r"[A-Za-z]+")
 _NUMBER = re.compile(r"\d+")

@@ -14,7 +14,7 @@ import pytest
 
 from tutelage.cli import main
 from tutelage.errors import BudgetError, UsageError
-from tutelage.recipe.curating import check_file, check_text, meaning_settings
+from tutelage.recipe.contamination import check_file, check_text, meaning_settings
 from tutelage.recipe.single import run_single
 from tutelage.records import Problem, Trace, write_records
 

@@ -144,7 +144,7 @@ def curate(
       tutelage curate --check train.jsonl --against test.jsonl other.jsonl --out runs/check --json
       tutelage curate --why ID --out runs/chosen
     """
-    from tutelage.recipe import curating
+    from tutelage.recipe import contamination, curating
     from tutelage.recipe.given import column_pairs
     from tutelage.recipe.single import threads
 
@@ -195,14 +195,14 @@ def curate(
         return
     benchmarks = [*(against or ()), *(more or ())]
     named = comma_list(detectors, "--detectors")
-    by_meaning = curating.meaning_settings(meaning, meaning_least, judge, judge_url)
+    by_meaning = contamination.meaning_settings(meaning, meaning_least, judge, judge_url)
     if check is not None:
         single = [each.removeprefix("question=") for each in columns or ()]
         if len(single) > 1 or any("=" in each for each in single):
             raise UsageError("tutelage curate --check: --column names the column of the questions, once")
         document = shown(
             "curate",
-            lambda progress: curating.check_file(
+            lambda progress: contamination.check_file(
                 check,
                 benchmarks,
                 out,
@@ -216,7 +216,7 @@ def curate(
                 progress=progress,
             ),
         )
-        emit(document, curating.check_text(document), as_json)
+        emit(document, contamination.check_text(document), as_json)
         return
     assert traces is not None
     pool = traces

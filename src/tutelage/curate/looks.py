@@ -210,10 +210,12 @@ def _look_at_traces(plan: Plan, problems: dict[str, tuple[str, str, str]], group
         }
     )
     broken = {fault.row: fault for fault in faults(batch, plan.quality)}
-    # A text that a rule threw out for its size is not looked into.
-    endless = [row in broken and broken[row].rule == "too-long" for row in range(len(ids))]
-    if any(endless):
-        thinking, answers = (pc.if_else(pa.array(endless), None, texts) for texts in (thinking, answers))
+    # What is too large for the rules is not looked into here either, whichever rule threw it out.
+    if "too-long" not in plan.quality.off:
+        most = plan.quality.most_characters
+        thinking, answers = (
+            pc.if_else(pc.greater(pc.utf8_length(texts), most), None, texts) for texts in (thinking, answers)
+        )
     words = hashed(thinking)
     found: dict[int, tuple[Hit, bool]] = {}
     if plan.against is not None:

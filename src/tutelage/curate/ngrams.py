@@ -110,8 +110,7 @@ class Shared:
 def different(texts: Hashed, width: int) -> NDArray[np.int64]:
     """How many different runs of `width` words each text has."""
     runs, places = grams(texts, width)
-    text = np.searchsorted(texts.starts, places, side="right") - 1
-    return _different(runs, text, len(texts))
+    return _different(runs, texts.owners()[places], len(texts))
 
 
 def build(
@@ -146,10 +145,18 @@ def build(
 
 
 def _different(runs: NDArray[np.uint64], text: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    order = np.lexsort((runs, text))
-    new = np.ones(len(runs), np.bool_)
-    new[1:] = (text[order][1:] != text[order][:-1]) | (runs[order][1:] != runs[order][:-1])
-    return np.bincount(text[order][new], minlength=count)
+    """How many different `runs` each of `count` texts has. Runs that a text has twice are few, so that only
+    those are looked at closely."""
+    many = np.bincount(text, minlength=count)
+    keys = runs ^ (text.astype(np.uint64) * _STEP)
+    ordered = np.sort(keys)
+    twice = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(twice):
+        at = np.flatnonzero(np.isin(keys, twice))
+        order = at[np.lexsort((runs[at], text[at]))]
+        again = (text[order][1:] == text[order][:-1]) & (runs[order][1:] == runs[order][:-1])
+        many -= np.bincount(text[order][1:][again], minlength=count)
+    return many
 
 
 def ranges(starts: NDArray[np.int64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:

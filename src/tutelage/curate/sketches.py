@@ -41,7 +41,7 @@ def sketch(texts: Hashed, bands: Bands) -> NDArray[np.uint32]:
     """The sketches of `texts`, (texts, minima). A text of fewer words than a shingle has is sketched by its
     words."""
     runs, places = grams(texts, bands.width)
-    owner = np.searchsorted(texts.starts, places, side="right") - 1
+    owner = texts.owners()[places]
     many = np.bincount(owner, minlength=len(texts))
     short = np.flatnonzero((many == 0) & (texts.sizes > 0))
     if len(short):

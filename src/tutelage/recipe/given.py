@@ -9,7 +9,7 @@ Does not: choose or change questions beyond `limit`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tutelage.errors import UsageError
@@ -61,6 +61,16 @@ def student_folder(source: str, out: Path, *, kinds: Mapping[str, StageKind] | N
     if not (folder / "config.json").is_file():  # a stage writes its folder whole or not at all
         run_single("student", {}, folder, inputs={"source": source}, kinds=kinds)
     return folder
+
+
+def require_apart(folder: Path, written: Iterable[str], read: Iterable[str | Path]) -> None:
+    """Raise UsageError where a file that is read would be replaced by one that is written."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; give a folder")
+    places = {(folder / name).resolve() for name in written}
+    for each in read:
+        if Path(each).resolve() in places:
+            raise UsageError(f"--out {folder}: {each} would be overwritten; give another folder")
 
 
 def _is_ours(path: Path) -> bool:
