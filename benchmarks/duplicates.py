@@ -62,9 +62,11 @@ def texts(size: int, seed: int) -> tuple[list[str], dict[int, int], list[float]]
     shuffled = [everything[old] for old in order]
     both = {}
     for number, (at, _) in enumerate(pairs):
+        if likeness[number] < NEAR:  # a run that a text has twice makes the rule of thumb wrong
+            continue
         one, two = sorted((place[at], place[len(made) + number]))
         both[two] = one
-    return shuffled, both, likeness
+    return shuffled, both, [each for each in likeness if each >= NEAR]
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class Planted:
 
 
 def question(rng: random.Random, sentences: int = 3) -> str:
-    """A question of about 15 words a sentence. The fixed parts between drawn words are short, as in natural
+    """A question of about 20 words a sentence. The fixed parts between drawn words are short, as in natural
     text, so that runs of eight words are shared by chance only."""
     things = [f"{rng.choice(MATERIALS)} {each}" for each in rng.sample(THINGS, 2)]
     names = [f"{rng.choice(NAMES)} {rng.choice(SURNAMES)}" for _ in range(2)]
@@ -137,9 +137,8 @@ def question(rng: random.Random, sentences: int = 3) -> str:
         text = " ".join(parts).removeprefix("and ").removeprefix("but ")
         return text[0].upper() + text[1:] + "."
 
-    asked = (
-        f"How many {rng.choice(things)} {rng.choice(ASKED)} {rng.choice(['once', 'when', 'if'])} {clause()}?"
-    )
+    things_, ask = rng.choice(things), rng.choice(ASKED)
+    asked = f"How many {things_} {ask} {rng.choice(['once', 'when', 'if'])} {clause()} but {clause()}?"
     return " ".join([*(sentence() for _ in range(sentences - 1)), asked])
 
 
