@@ -532,6 +532,17 @@ def test_a_mistake_is_one_line(folder: Path, call: Caller, arguments: str) -> No
     assert not Path("o/traces.parquet").exists() and not Path("o/hits.jsonl").exists()
 
 
+def test_the_questions_of_our_traces_may_be_in_any_file_of_questions(folder: Path, call: Caller) -> None:
+    first = call.json("--traces", "pool.jsonl", "--out", "o")
+    rows = [
+        {"id": each.id, "question": each.question, "answer": "1"}
+        for each in read_records(Path("o/problems.parquet"), Problem)
+    ]
+    Path("asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = call.json("--traces", "o/traces.parquet", "--problems", "asked.jsonl", "--out", "p")
+    assert again["kept"] == first["kept"] > 0
+
+
 def test_a_checker_is_for_rows_without_one(folder: Path, call: Caller) -> None:
     call.json("--traces", "pool.jsonl", "--out", "o", "--checker", "math")
     assert {each.checker for each in read_records(Path("o/problems.parquet"), Problem)} == {"math"}

@@ -20,7 +20,7 @@ from tutelage.curate.pool import Pool, is_ours, read_pool
 from tutelage.errors import UsageError
 from tutelage.plain import some
 from tutelage.recipe.collecting import collect_folder, teacher_settings
-from tutelage.recipe.given import require_apart
+from tutelage.recipe.given import questions_file, require_apart
 from tutelage.recipe.single import run_single
 from tutelage.recipe.stage import Progress
 from tutelage.records import Problem, Trace, read_records
@@ -65,10 +65,13 @@ def curate_folder(
             f"--solver {next(iter(models))}: the method {method} takes no account of solvers, so that none is"
             " asked; leave it out"
         )
-    if checker is not None and is_ours(Path(source)):
-        raise UsageError(
-            f"{source}: holds traces of ours, whose problems name their checkers; leave out --checker"
-        )
+    if is_ours(Path(source)):
+        if problems is not None:
+            problems = questions_file(str(problems), folder / "pool.parquet", checker=checker)
+        elif checker is not None:
+            raise UsageError(
+                f"{source}: holds traces of ours, whose problems name their checkers; leave out --checker"
+            )
     pool = read_pool(source, folder, problems=problems, columns=columns, checker=checker or "number")
     judged = [*verdicts, *([str(pool.verdicts)] if pool.verdicts else [])]
     if models:
