@@ -9,8 +9,6 @@ Does not: decide or count (the document does), check one count against another, 
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,13 +17,13 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from tutelage.errors import StorageError, UsageError
+from tutelage.errors import UsageError
 from tutelage.plain import visible
 from tutelage.report import plots, svg, words
 from tutelage.report.curation_plots import Part, bars, histogram
 from tutelage.report.curation_samples import LINE, TEXT, cut, groups, kept
 from tutelage.report.fields import counts_at, entries, number_at, number_or_none, text_at
-from tutelage.report.page import _asset, _digest, _flat, _mapping
+from tutelage.report.parts import asset, digest, flat, mapping, write_page
 from tutelage.report.summary import Step, read_funnel
 
 DOMAINS = 14
@@ -43,16 +41,7 @@ def render_curation(document: Mapping[str, Any], path: Path) -> None:
     """Write the page of a curation run at `path`; `document` is the content of `curation.json`.
 
     Raises UsageError for a broken entry, naming it, and StorageError when the disk refuses."""
-    html = curation_page(document)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise StorageError(f"{path}: cannot write the report ({error.strerror or error})") from error
+    write_page(path, curation_page(document))
 
 
 def curation_page(document: Mapping[str, Any]) -> str:
@@ -71,19 +60,19 @@ def _page(document: Mapping[str, Any]) -> str:
         _no_less_than_0(f"funnel[{index}]", step.kept, step.dropped, *step.reasons.values())
     (largest, others), (lengths, edges, unit) = _domains(document), _lengths(document)
     domains = [*largest, *others]
-    style = _asset("page.css") + _STYLE
+    style = asset("page.css") + _STYLE
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(_asset("curation.html"))
+    ).from_string(asset("curation.html"))
     return template.render(
-        policy=f"default-src 'none'; style-src '{_digest(style)}'; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src '{digest(style)}'; base-uri 'none'; form-action 'none'",
         style=Markup(style),
         words=words,
         cut=lambda name: cut(name, LINE),
         share=lambda part, whole: words.percent(part / whole) if whole else "",
         title=cut(text_at(document, "title", ""), LINE),
         about=cut(document.get("about") or "", 4 * TEXT),
-        sentences=_sentences(_mapping(document, "source"), _mapping(document, "kept"), steps),
+        sentences=_sentences(mapping(document, "source"), mapping(document, "kept"), steps),
         facts=_facts(document),
         notes=[cut(note) for note in _list(document, "notes", "")],
         steps=steps,
@@ -101,8 +90,8 @@ def _page(document: Mapping[str, Any]) -> str:
         detectors=_rows(document, "detectors", ("detector",), ("hits", "uncheckable")),
         groups=groups(document, steps),
         kept=kept(document),
-        settings=[(cut(name, LINE), cut(value)) for name, value in _flat(_mapping(document, "settings"))],
-        versions=[(cut(name, LINE), cut(value)) for name, value in _flat(_mapping(document, "versions"))],
+        settings=[(cut(name, LINE), cut(value)) for name, value in flat(mapping(document, "settings"))],
+        versions=[(cut(name, LINE), cut(value)) for name, value in flat(mapping(document, "versions"))],
     )
 
 
@@ -147,7 +136,7 @@ def _told(step: Step, width: int) -> Step:
 
 def _domains(document: Mapping[str, Any]) -> tuple[list[Part], list[Part]]:
     """The largest domains by their share before or after, most before first; the others as one, if any."""
-    section = _mapping(document, "domains")
+    section = mapping(document, "domains")
     counts = [counts_at(section, side, "domains") for side in _SIDES]
     names = list(dict.fromkeys(name for side in counts for name in side))
     rows = _parts("domains", names, *([side.get(name, 0.0) for name in names] for side in counts))
@@ -163,7 +152,7 @@ def _domains(document: Mapping[str, Any]) -> tuple[list[Part], list[Part]]:
 
 def _lengths(document: Mapping[str, Any]) -> tuple[list[Part], list[str], str]:
     """A part from each edge to the next, the edges, and what is counted."""
-    section = _mapping(document, "lengths")
+    section = mapping(document, "lengths")
     if not section:
         return [], [], ""
     where = "lengths"

@@ -8,23 +8,18 @@ Does not: compute numbers (see `measure`), open a browser, or shorten a failure 
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from tutelage.errors import StorageError, UsageError
+from tutelage.errors import UsageError
 from tutelage.plain import visible
 from tutelage.report import curve, depth_section, ladders, plots, training, words
 from tutelage.report.lines import read_lines, read_neighbours, targets_of
+from tutelage.report.parts import asset, digest, flat, mapping, write_page
 from tutelage.report.reader import reader_data
 from tutelage.report.summary import (
     Comparison,
@@ -76,15 +71,7 @@ def render(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]], path
     forced_spans, thinking_tokens, closed_by}; their order is the reader's order.
     Raises UsageError for a broken entry, naming it, and StorageError when the disk refuses."""
     html = page(summary, traces)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(html, encoding="utf-8", errors="replace")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise StorageError(f"{path}: cannot write the report ({error.strerror or error})") from error
+    write_page(path, html)
 
 
 def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -96,14 +83,14 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
     trained = training.read_training(summary)
     notes = list(dict.fromkeys(f"“{row.name}”, seed {row.seed}: {row.note}" for row in arms if row.note))
     closers = [name for name in CLOSERS if any(name in point.closed_by for point in points)]
-    style, script = _asset("page.css"), _asset("reader.js")
-    cost = _mapping(summary, "cost")
+    style, script = asset("page.css"), asset("reader.js")
+    cost = mapping(summary, "cost")
     bill = _bill(cost, summary)
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(_asset("page.html"))
+    ).from_string(asset("page.html"))
     return template.render(
-        policy=f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+        policy=f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
         "base-uri 'none'; form-action 'none'",
         style=Markup(style),
         script=Markup(script),
@@ -150,27 +137,11 @@ def page(summary: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -
         funnels=[plots.funnel(steps, width) for width in _WIDTHS] if steps else [],
         cost=_cost_rows(cost),
         stages=_stages(summary),
-        settings=_flat(_mapping(summary, "settings")),
-        versions=_flat(_mapping(summary, "versions")),
+        settings=flat(mapping(summary, "settings")),
+        versions=flat(mapping(summary, "versions")),
         traces=len(traces),
         data=reader_data(traces, _first_pair(comparisons)) if traces else "",
     )
-
-
-def _asset(name: str) -> str:
-    return files("tutelage.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(content: str) -> str:
-    """The content-policy source of an inline element: its SHA-256."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-
-
-def _mapping(summary: Mapping[str, Any], section: str) -> Mapping[str, Any]:
-    value = summary.get(section) or {}
-    if not isinstance(value, Mapping):
-        raise UsageError(f"summary: {section} must be an object")
-    return value
 
 
 def _bill(cost: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -222,19 +193,6 @@ def _stages(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         (visible(row.get("id", "?")), words.duration(_number(row, "seconds")))
         for row in summary.get("stages") or []
     ]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """Nested settings as (dotted name, value) pairs."""
-    rows: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        name = f"{prefix}{visible(key)}"
-        if isinstance(value, Mapping) and value:
-            rows += _flat(value, f"{name}.")
-        else:
-            shown = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-            rows.append((name, visible(shown)))
-    return rows
 
 
 def _replies(point: Point, count: float | None) -> str:
