@@ -253,10 +253,12 @@ class _Look:
         value = self.texts[row]
         return str((value.as_py() if isinstance(value, pa.Scalar) else value) or "")
 
-    def hit(self, row: int, detector: str, score: float, item: int, **more: object) -> Hit:
+    def hit(
+        self, row: int, detector: str, score: float, item: int, *, shared: str = "", partial: bool = False
+    ) -> Hit:
         """A hit with the item's names."""
         benchmark, own, text = self.against.item(item)
-        return Hit(row, detector, round(score, 4), benchmark.name, own, text, **more)  # type: ignore[arg-type]
+        return Hit(row, detector, round(score, 4), benchmark.name, own, text, shared, partial)
 
 
 def _exact(look: _Look, detector: str) -> Iterator[Hit]:

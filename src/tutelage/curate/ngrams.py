@@ -67,10 +67,6 @@ class Index:
         there = self.runs[number] == runs[at] if len(self.runs) else np.zeros(len(at), np.bool_)
         return at[there], number[there]
 
-    def has(self, runs: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The places of `runs` that are in the index."""
-        return self._numbers(runs)[0]
-
     def shared(self, texts: Hashed) -> Shared:
         """What `texts` share with the items."""
         runs, places = grams(texts, self.width)
