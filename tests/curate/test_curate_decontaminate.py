@@ -75,13 +75,14 @@ def test_the_best_match_is_named() -> None:
     assert drop.matched_id == "test1"
 
 
-def test_the_first_detector_that_finds_something_is_the_rule() -> None:
+def test_the_strongest_evidence_is_the_rule() -> None:
     train, test = problems("train", LONG), problems("test", LONG)
     for detectors in (("ngram-13", "exact"), ("exact", "ngram-8", "fuzzy")):
         (drop,) = decontaminate(train, test, detectors=detectors)[1]
         assert drop.rule == "exact"
-    (drop,) = decontaminate(train, test, detectors=("fuzzy", "ngram-8"))[1]
-    assert drop.rule == "ngram-8"
+    for detectors, rule in ((("ngram-8", "fuzzy"), "fuzzy"), (("fuzzy", "ngram-8", "ngram-13"), "ngram-13")):
+        (drop,) = decontaminate(train, test, detectors=detectors)[1]
+        assert drop.rule == rule
 
 
 def test_runs_that_many_items_share_count_here() -> None:

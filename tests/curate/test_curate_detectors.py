@@ -246,12 +246,12 @@ def test_fuzzy_says_nothing_about_texts_and_items_that_are_too_short() -> None:
 
 def test_what_is_too_short_is_told() -> None:
     assert blind_to(0, DETECTORS) == DETECTORS and blind_to(13, DETECTORS) == ()
-    assert blind_to(7, DETECTORS) == ("ngram-8", "ngram-13", "numbers")
+    assert blind_to(7, DETECTORS) == ("ngram-13", "numbers", "ngram-8")
     items = [benchmark("", names(3), names(13), name="one"), benchmark(names(8), name="two")]
     against = watch(items, ["ngram-8", "exact", "fuzzy", "ngram-13"])
     assert list(against.short_items()) == [
-        ("one", "one0", 0, ("exact", "ngram-8", "ngram-13", "fuzzy")),
-        ("one", "one1", 3, ("ngram-8", "ngram-13", "fuzzy")),
+        ("one", "one0", 0, ("exact", "ngram-13", "fuzzy", "ngram-8")),
+        ("one", "one1", 3, ("ngram-13", "fuzzy", "ngram-8")),
         ("two", "two0", 8, ("ngram-13",)),
     ]
     assert list(watch(items, []).short_items()) == []
@@ -332,7 +332,7 @@ def test_every_detector_has_something_to_say_about_the_pool(everything: Watch) -
     assert {hit.detector for hit in hits} == {*DETECTORS, "ngram-2"} and any(hit.partial for hit in hits)
     assert hits == sorted(hits, key=lambda hit: (hit.row, everything.detectors.index(hit.detector)))
     assert len({(hit.row, hit.detector) for hit in hits}) == len(hits)
-    assert everything.detectors == ("exact", "ngram-2", "ngram-8", "ngram-13", "overlap", "numbers", "fuzzy")
+    assert everything.detectors == ("exact", "ngram-13", "overlap", "numbers", "fuzzy", "ngram-8", "ngram-2")
 
 
 @settings(max_examples=25, deadline=None)
@@ -431,7 +431,7 @@ def test_an_unknown_detector_is_refused(name: str) -> None:
 
 
 def test_detectors_of_runs_are_told() -> None:
-    assert [each for each in DETECTORS if by_runs(each)] == ["ngram-8", "ngram-13", "overlap"]
+    assert [each for each in DETECTORS if by_runs(each)] == ["ngram-13", "overlap", "ngram-8"]
     assert (width("ngram-2"), width("ngram-999"), width("exact"), width("fuzzy")) == (2, 999, 1, 4)
 
 

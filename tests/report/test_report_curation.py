@@ -324,3 +324,20 @@ def test_in_a_browser_nothing_sticks_out_collides_runs_or_is_fetched(
     assert set(watcher.requests) == {path.as_uri()}
     assert watcher.errors == []
     watcher.context.close()
+
+
+def test_a_check_speaks_of_what_was_found_and_of_nothing_dropped() -> None:
+    told = document()
+    told |= {
+        "method": "check",
+        "source": {"name": "train.jsonl", "traces": 200, "problems": 200},
+        "kept": {"traces": 190, "problems": 190},
+        "funnel": [
+            {"stage": "decontamination", "kept": 190, "dropped": 10, "reasons": {"ngram-13": 7, "fuzzy": 3}}
+        ],
+    }
+    html = curation_page(told)
+    assert "Of 200 rows of train.jsonl, 10 (5.0 %) have something in common" in html
+    assert "ngram-13 (7) and fuzzy (3)" in html
+    assert not section(html, "funnel") and "Examples of what was found" in html
+    assert "Examples of what was dropped" in curation_page(document())

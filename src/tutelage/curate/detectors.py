@@ -10,7 +10,8 @@
     fuzzy      alike as strings (Indel similarity of the words, of the first 20,000 characters) though few
                runs are shared; candidates by MinHash
 
-Promises: one hit per text and detector, the best one, with the item and what both share; a hit by runs is
+Promises: one hit per text and detector, the best one, with the item and what both share, the strongest
+evidence first (long runs before likeness, short runs, which turns of phrase have too, last); a hit by runs is
 confirmed on the words; texts and items too short for a detector are told, never passed over in silence.
 Does not: find a translation or a retelling in other words (an embedding and a judge do, see `meaning`).
 """
@@ -32,13 +33,14 @@ from tutelage.curate.sketches import Bands, Sketched, sketch, sketched
 from tutelage.errors import UsageError
 from tutelage.questions import words
 
-DETECTORS = ("exact", "ngram-8", "ngram-13", "overlap", "numbers", "fuzzy")
+DETECTORS = ("exact", "ngram-13", "overlap", "numbers", "fuzzy", "ngram-8")
 """Those that are asked unless others are named; `ngram-N` takes any N from 2."""
 BOILERPLATE = 10
 _BANDS = Bands(width=2, bands=21, rows=3)
 _ALIKE = 0.15  # estimated, before the edit distance is worked out
 _LONGEST = 20_000
 _SHOWN = 400
+_PHRASE = 9  # words: as long as that a turn of phrase may be
 _NUMBERS = frozenset(map(str, range(2, 1000)))
 _RUNS = {"overlap": 7, "numbers": 8}
 _WIDTHS = {"exact": 1, "overlap": 7, "numbers": 9, "fuzzy": 4}  # numbers: two runs
@@ -181,7 +183,8 @@ def watch(
 
 
 def find(texts: Sequence[str] | pa.Array, against: Watch, only: Sequence[str] | None = None) -> list[Hit]:
-    """The hits among `texts`, by row, then detector. `only` some detectors are asked (None: all)."""
+    """The hits among `texts`, by row, the strongest evidence first. `only` some detectors are
+    asked (None: all)."""
     return hits(texts, hashed(texts), against, only)
 
 
@@ -198,9 +201,12 @@ def hits(
 
 
 def _rank(detector: str) -> tuple[int, int]:
-    """Detectors in the order of the header, shorter runs first."""
+    """The strongest evidence first: equality, long runs, many runs, likeness, and short runs (which turns of
+    phrase have too) last."""
     fewest = width(detector)
-    return ("exact", "ngram", "overlap", "numbers", "fuzzy").index(detector.partition("-")[0]), fewest
+    if detector.startswith("ngram-"):
+        return (1 if fewest > _PHRASE else 5), -fewest
+    return {"exact": 0, "overlap": 2, "numbers": 3, "fuzzy": 4}[detector], 0
 
 
 def _without_overlap(found: Sequence[Hit]) -> list[Hit]:

@@ -60,6 +60,8 @@ def _page(document: Mapping[str, Any]) -> str:
         _no_less_than_0(f"funnel[{index}]", step.kept, step.dropped, *step.reasons.values())
     (largest, others), (lengths, edges, unit) = _domains(document), _lengths(document)
     domains = [*largest, *others]
+    # A check drops nothing: it has no funnel, and its examples were found.
+    check = document.get("method") == "check"
     style = asset("page.css") + _STYLE
     template = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -72,12 +74,15 @@ def _page(document: Mapping[str, Any]) -> str:
         share=lambda part, whole: words.percent(part / whole) if whole else "",
         title=cut(text_at(document, "title", ""), LINE),
         about=cut(document.get("about") or "", 4 * TEXT),
-        sentences=_sentences(mapping(document, "source"), mapping(document, "kept"), steps),
-        facts=_facts(document),
+        sentences=(_found if check else _sentences)(
+            mapping(document, "source"), mapping(document, "kept"), steps
+        ),
+        facts="" if check else _facts(document),
+        lost="found" if check else "dropped",
         notes=[cut(note) for note in _list(document, "notes", "")],
         steps=steps,
         funnels=[plots.funnel([_told(step, width) for step in steps], width) for width in _WIDTHS]
-        if steps
+        if steps and not check
         else [],
         domains=domains,
         domain_bars=[bars(domains, width) for width in _WIDTHS] if domains else [],
@@ -111,6 +116,24 @@ def _sentences(source: Mapping[str, Any], chosen: Mapping[str, Any], steps: Sequ
         most = 2 * losses[0].dropped > sum(step.dropped for step in losses)
         then = f", then by {words.listing(others, 3)}" if others else ""
         told.append(f"{'Most' if most else 'The largest part'} of the rest was dropped by {first}{then}.")
+    return told
+
+
+def _found(source: Mapping[str, Any], clean: Mapping[str, Any], steps: Sequence[Step]) -> list[str]:
+    """Of a check: how many rows have a hit, and which detector is the strongest evidence."""
+    rows, left = _count(source, "traces", "source"), _count(clean, "traces", "kept")
+    name = cut(text_at(source, "name", "source"), LINE)
+    share = f" ({words.percent((rows - left) / rows)})" if rows else ""
+    have = f"{rows - left:,}{share} have something in common with an item of a test set"
+    told = [f"Of {rows:,} rows of {name}, {have}."]
+    by = [
+        f"{cut(rule, LINE)} ({words.amount(count)})"
+        for step in steps
+        for rule, count in step.reasons.items()
+        if count
+    ]
+    if by:
+        told.append(f"The strongest evidence of each is by {words.listing(by, 6)}.")
     return told
 
 
