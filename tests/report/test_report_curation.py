@@ -21,6 +21,7 @@ from sample import HOSTILE
 from browser import Watch
 from tutelage.errors import StorageError, UsageError
 from tutelage.plain import visible
+from tutelage.report import words
 from tutelage.report.curation import DOMAINS, curation_page, render_curation
 from tutelage.report.curation_samples import TEXT, cut, marked
 
@@ -337,7 +338,7 @@ def test_a_check_speaks_of_what_was_found_and_of_nothing_dropped() -> None:
         ],
     }
     html = curation_page(told)
-    assert "Of 200 rows of train.jsonl, 10 (5.0 %) have something in common" in html
+    assert f"Of 200 rows of train.jsonl, 10 ({words.percent(0.05)}) have something in common" in html
     assert "ngram-13 (7) and fuzzy (3)" in html
     assert not section(html, "funnel") and "Examples of what was found" in html
     assert "Examples of what was dropped" in curation_page(document())
