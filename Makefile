@@ -68,8 +68,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.train: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "Installing tutelage with the training packages into $(VENV) (the first time takes minutes)"
-	$(PIP) -e ".[train]"
+	@echo "Installing tutelage with the packages for training and domains into $(VENV) (the first time takes minutes)"
+	$(PIP) -e ".[train,domains]"
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
