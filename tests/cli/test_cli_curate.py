@@ -543,6 +543,18 @@ def test_the_questions_of_our_traces_may_be_in_any_file_of_questions(folder: Pat
     assert again["kept"] == first["kept"] > 0
 
 
+def test_what_is_partly_like_an_item_is_told_and_stays(folder: Path, call: Caller) -> None:
+    item = text("item", 24)
+    half = " ".join([*item.split()[:10], *text("other", 14).split()])
+    lines("bench.jsonl", {"question": item})
+    lines("asked.jsonl", {"question": half}, {"question": text("clean", 24)})
+    arguments = ("--check", "asked.jsonl", "--against", "bench.jsonl", "--out", "c", "--detectors", "overlap")
+    told = call.json(*arguments)
+    assert told["hits"] == [] and [each["id"] for each in told["partial"]] == ["line 1"]
+    assert told["notes"][0].startswith("1 record is partly like an item")
+    assert len(Path("c/clean.jsonl").read_text().splitlines()) == 2
+
+
 def test_a_checker_is_for_rows_without_one(folder: Path, call: Caller) -> None:
     call.json("--traces", "pool.jsonl", "--out", "o", "--checker", "math")
     assert {each.checker for each in read_records(Path("o/problems.parquet"), Problem)} == {"math"}

@@ -241,10 +241,14 @@ def test_the_stages_in_their_order_with_evidence() -> None:
     ]
 
 
-def test_a_partial_hit_drops_nothing() -> None:
+def test_a_partial_hit_drops_nothing_and_is_told() -> None:
     made = pool(3)
-    made.problems[0] = problem(0, hits=(dataclasses.replace(HIT, partial=True),))
-    assert made.run().drops == []
+    made.problems[0] = problem(0, hits=(dataclasses.replace(HIT, detector="overlap", partial=True),))
+    found = made.run()
+    assert found.drops == []
+    assert found.notes == [
+        "1 record is partly like an item (overlap, below its threshold); nothing was dropped for that"
+    ]
 
 
 def test_a_superseded_trace_is_dropped_first_even_for_a_broken_one() -> None:

@@ -150,8 +150,10 @@ def test_domains_are_clusters_where_not_every_problem_has_one(tmp_path: Path) ->
     told = document(curate(tmp_path, target=4, clusters=3))
     assert told["settings"]["domains_by"] == "clusters"
     assert not {"d0", "d1", "d2"} & set(told["domains"]["before"])
-    told = document(curate(tmp_path, "b", target=4, domains="own"))
-    assert told["domains"]["before"] == {"d1": 4, "d2": 4, "d0": 3, "(no domain)": 1}
+    for number, settings in enumerate(({"domains": "own"}, {"method": "random"}, {"method": "longest"})):
+        told = document(curate(tmp_path, f"b{number}", target=4, **settings))
+        assert told["settings"]["domains_by"] == "own"
+        assert told["domains"]["before"] == {"d1": 4, "d2": 4, "d0": 3, "(no domain)": 1}
 
 
 def test_domains_must_be_in_a_list_of_subjects_that_is_given(tmp_path: Path) -> None:

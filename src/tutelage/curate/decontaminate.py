@@ -10,7 +10,7 @@ so name `exact` alone for those."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from tutelage.curate.benchmarks import Benchmark, of_problems
 from tutelage.curate.detectors import Hit, Thresholds, find, shortened, watch
@@ -54,6 +54,15 @@ def first_hits(hits: Sequence[Hit]) -> dict[int, Hit]:
         if not hit.partial:
             found.setdefault(hit.row, hit)
     return found
+
+
+def partly(names: Collection[str]) -> list[str]:
+    """A note on the records with a partial hit of `overlap`, none where there is none. (`meaning` tells of
+    its own.)"""
+    if not names:
+        return []
+    many = "1 record is" if len(names) == 1 else f"{len(names):,} records are"
+    return [f"{many} partly like an item (overlap, below its threshold); nothing was dropped for that"]
 
 
 def drop_for(record_id: str, problem_id: str, hit: Hit, field: str = "question") -> Drop:

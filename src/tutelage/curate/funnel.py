@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tutelage.curate import difficulty as solving
 from tutelage.curate import diversity
-from tutelage.curate.decontaminate import drop_for
+from tutelage.curate.decontaminate import drop_for, partly
 from tutelage.curate.difficulty import Rate
 from tutelage.curate.diversity import Candidates, PreRule
 from tutelage.curate.drops import Drop, funnel_row
@@ -45,6 +45,8 @@ METHODS: tuple[Method, ...] = (
 )
 BY_DIFFICULTY: tuple[Method, ...] = ("s1", "s1-code")
 """The methods that take solvers into account; the others are what those are compared with."""
+BY_DOMAIN: tuple[Method, ...] = (*BY_DIFFICULTY, "diverse")
+"""The methods that go by domains; to the others labels are for the page only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,15 @@ class _Run:
                 field_ = "answer" if look.in_answer else "thinking"
                 found[look.id] = drop_for(look.id, look.problem_id, look.hit, field_)
         self.take_out("decontamination", found)
+        self.notes += partly(
+            {
+                look.problem_id
+                for look in self.alive
+                if any(
+                    hit.partial and hit.detector == "overlap" for hit in self.problems[look.problem_id].hits
+                )
+            }
+        )
 
     def duplicates(self, sketches: Sketches | None) -> None:
         """Of questions that are alike the first stays."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import tutelage
 from tutelage.curate.benchmarks import Row, questions, read_benchmarks
+from tutelage.curate.decontaminate import partly
 from tutelage.curate.detectors import DETECTORS, Hit, Watch, blind_to, by_runs, find, hits, shortened, watch
 from tutelage.curate.hashed import hashed
 from tutelage.curate.meaning import DETECTOR
@@ -96,6 +97,8 @@ def check_file(
         _note(seen, batch, *found, ready)
         if progress:
             progress(seen.rows, len(rows), f"{len(seen.hits)} hits")
+    halves = {hit["id"] for hit in seen.partial if hit["detector"] == "overlap"}
+    seen.notes += partly(halves - seen.found)
     if meaning is not None:
         _by_meaning(seen, rows, ready, curation.Meaning(**meaning), folder, progress)
     document = _written(source, folder, rows, seen, ready, [DETECTOR] if meaning is not None else [])

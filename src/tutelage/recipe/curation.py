@@ -78,7 +78,7 @@ class Curate(StageConfig):
 
     `domains`: the problems' `own`, `clusters` by their words, `llm` (asked of `labeller`, by the list
     `subjects`, null: MSC 2020), `metadata:NAME` (a field of the problems' metadata), or `auto`: own where
-    every problem has one, else clusters.
+    every problem has one, else clusters where the method goes by domains.
 
     `keep`, `prefer` and `per_problem` choose among the traces of a problem; `first` are records that are
     taken before any draw."""

@@ -38,7 +38,7 @@ from tutelage.curate.evidence import (
     shown_records,
     write_drops,
 )
-from tutelage.curate.funnel import Chosen, Helpers, Rules, run_funnel
+from tutelage.curate.funnel import BY_DOMAIN, Chosen, Helpers, Rules, run_funnel
 from tutelage.curate.looks import Plan, ProblemLook, look_at_problems, look_at_traces
 from tutelage.curate.meaning import DETECTOR
 from tutelage.curate.plurality import plurality
@@ -261,7 +261,9 @@ class _Work:
         config = self.config
         subjects = read_subjects(Path(config.subjects)) if config.subjects else SUBJECTS
         if config.domains == "auto":
-            self.labels_by = "own" if all(own[name] for name in ids) else "clusters"
+            # Labels that are for the page only are not worth a package, or the time.
+            labelled = all(own[name] for name in ids) or config.method not in BY_DOMAIN
+            self.labels_by = "own" if labelled else "clusters"
         if self.labels_by == "llm":
             assert config.labeller is not None  # a validator of the settings
             problems = self._read(set(ids))
