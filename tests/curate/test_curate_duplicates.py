@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tutelage.curate.duplicates import Sketches, repeated, repeats
@@ -112,6 +112,7 @@ TEXT = st.lists(st.sampled_from(["a", "b", "c", "3", "?", "A,"]), max_size=7).ma
 
 
 @settings(max_examples=60, deadline=None)
+@example(["b b", "b", "b"], 0.5)
 @given(st.lists(TEXT, max_size=12), st.sampled_from([None, 0.5, 0.8, 1.0]))
 def test_what_stays_and_why_not_the_rest(texts: list[str], near: float | None) -> None:
     ids = names(len(texts))

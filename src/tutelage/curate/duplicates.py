@@ -79,6 +79,9 @@ def repeated(
             if kept != row:
                 equal[row] = kept
     alike = _near(texts, sketches, near, equal) if near is not None and sketches is not None else {}
+    # What equals a record that is near another one is as near to that.
+    alike |= {row: alike[kept] for row, kept in equal.items() if kept in alike}
+    equal = {row: kept for row, kept in equal.items() if row not in alike}
     drops = []
     for row in sorted(equal.keys() | alike.keys()):
         rule, other, score = (
