@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -167,7 +167,7 @@ class _Run:
         self.take_out(
             stage,
             {
-                look.id: _for_trace(found[look.problem_id], look.id)
+                look.id: replace(found[look.problem_id], record_id=look.id)
                 for look in self.alive
                 if look.problem_id in found
             },
@@ -360,21 +360,6 @@ class _Run:
                 order = sorted(range(count), key=lambda at: found.ids[at])  # ties go by row
                 vectors = self.helpers.vectors([found.ids[at] for at in order])
                 return [order[at] for at in facility_location(vectors, target, rules.seed)]
-
-
-def _for_trace(drop: Drop, trace_id: str) -> Drop:
-    """The drop of a problem, for one of its traces."""
-    return Drop(
-        trace_id,
-        drop.problem_id,
-        drop.stage,
-        drop.rule,
-        drop.reason,
-        drop.score,
-        drop.matched_id,
-        drop.matched_text,
-        drop.benchmark,
-    )
 
 
 def _right(verdicts: Mapping[str, Verdict], trace_id: str) -> bool:

@@ -23,7 +23,7 @@ from tutelage.curate.benchmarks import missing_column
 from tutelage.errors import UsageError
 from tutelage.problems.columns import jsonable, without_marks
 from tutelage.records import Problem, Status, Trace, Verdict, clean_text, stable_hash, write_records
-from tutelage.teachers.layouts import Recording, first_text, reader_of, turns_of
+from tutelage.teachers.layouts import Recording, asked_in, first_text, reader_of
 from tutelage.teachers.recordings import read_rows
 from tutelage.teachers.replay import QUESTIONS
 from tutelage.teachers.tags import TAGS
@@ -154,7 +154,7 @@ class _Reading:
         return first_text(row, (self.columns[name],) if name in self.columns else usual)
 
     def _problem(self, where: str, number: int, row: Mapping[str, Any]) -> Problem:
-        question = clean_text(self._text(row, "question", QUESTIONS) or _asked(row))
+        question = clean_text(self._text(row, "question", QUESTIONS) or asked_in(row))
         own = clean_text(self._text(row, "id", ("problem_id", "id", "uuid")))
         key = own or (stable_hash(question) if question.strip() else f"row {number + 1}")
         known = self.problems.get(key)
@@ -198,15 +198,6 @@ class _Reading:
             finish_reason=one.finish_reason,
             cost=one.cost,
         )
-
-
-def _asked(row: Mapping[str, Any]) -> str:
-    """The first turn of a conversation that is the user's."""
-    for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
-        for turn in turns_of(row.get(name)):
-            if turn.get(role) in ("user", "human"):
-                return first_text(turn, (content,))
-    return ""
 
 
 def _status(row: Mapping[str, Any], answer: str) -> Status | None:

@@ -97,6 +97,15 @@ def turns_of(value: Any) -> list[dict[str, Any]]:
     return [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
 
 
+def asked_in(row: Mapping[str, Any]) -> str:
+    """The first turn of a conversation that is the user's."""
+    for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
+        for turn in turns_of(row.get(name)):
+            if turn.get(role) in ("user", "human"):
+                return first_text(turn, (content,))
+    return ""
+
+
 # --- one reader per layout ---
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, clean_text, stable_hash
-from tutelage.teachers.layouts import Layout, Recording, first_text, reader_of, turns_of
+from tutelage.teachers.layouts import Layout, Recording, asked_in, first_text, reader_of
 from tutelage.teachers.recordings import read_rows
 from tutelage.teachers.tags import TAGS
 
@@ -117,13 +117,7 @@ def _key(question: str) -> str:
 def _question(teacher: ReplayTeacher, row: Mapping[str, Any]) -> str:
     if "question" in teacher.columns:
         return first_text(row, (teacher.columns["question"],))
-    if text := first_text(row, QUESTIONS):
-        return text
-    for name, role, content in (("messages", "role", "content"), ("conversations", "from", "value")):
-        for turn in turns_of(row.get(name)):
-            if turn.get(role) in ("user", "human"):
-                return first_text(turn, (content,))
-    return ""
+    return first_text(row, QUESTIONS) or asked_in(row)
 
 
 def _trace(problem: Problem, teacher: ReplayTeacher, sample: int, one: Recording) -> Trace:
