@@ -10,7 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Timer
 from typing import Any
 
 import pytest
@@ -325,6 +325,22 @@ def test_many_can_make_the_same_ledger_at_once(tmp_path: Path) -> None:
             gate = Barrier(6)
             path = tmp_path / f"l{attempt}"
             assert set(pool.map(lambda number, p=path, g=gate: work(number, p, g), range(6))) == {"yours"}
+
+
+def test_opening_waits_for_a_writer_that_sqlite_would_not_wait_for(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"), sqlite3.connect(path, timeout=60) as plain:
+        plain.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        plain.execute("PRAGMA journal_mode=WAL")
+    plain.close()
+    later = Timer(0.2, lambda: other.execute("COMMIT"))
+    later.start()
+    with Ledger(path) as ledger:
+        assert ledger.owe([debt("k")])["k"] == "yours"
+    later.join()
+    other.close()
 
 
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tutelage.errors import StorageError, UsageError
 APPLICATION_ID = 0x7475746C  # "tutl"
 VERSION = 2
 BUSY_SECONDS = 60.0
-# How often the lock of an exclusively opened file is tried again while another process has it.
+# How often opening is tried again while another has the file's lock.
 LOCK_SECONDS = 0.05
 
 # `accounts` holds what counts against budgets, per teacher and per ledger that it was bought through: `spent`
@@ -56,16 +56,32 @@ class LedgerFile:
                 path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             try:
-                self._prepare()
+                self._patiently()
             except BaseException:
                 self._db.close()
                 raise
+
+    def _patiently(self) -> None:
+        """Prepare the file, again while another has its lock.
+
+        SQLite itself does not wait where two might wait for each other, as when both have read the file and
+        both want to switch it to WAL (sqlite.org/c3ref/busy_handler.html).
+        """
+        end = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                return self._prepare()
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(LOCK_SECONDS)
 
     def _prepare(self) -> None:
         if self.exclusive:
             # WAL without the shared memory that does not work over a network; before the file is first read.
             self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._wait_for_lock()
+            self._db.execute("BEGIN EXCLUSIVE")
+            self._db.execute("COMMIT")
         # Look before touching: a file of someone else must not even be switched to WAL.
         if self._foreign():
             raise UsageError(f"{self.path}: a database, but not a ledger; give another path")
@@ -100,18 +116,6 @@ class LedgerFile:
 
     def _beat_due(self, now: float) -> None:
         """Called once in each transaction."""
-
-    def _wait_for_lock(self) -> None:
-        end = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._db.execute("BEGIN EXCLUSIVE")
-                self._db.execute("COMMIT")
-                return
-            except sqlite3.OperationalError as error:
-                if "locked" not in str(error) or time.monotonic() > end:
-                    raise
-            time.sleep(LOCK_SECONDS)
 
     def _script(self, text: str) -> None:
         # executescript would commit the transaction that this is a part of.
