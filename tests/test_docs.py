@@ -7,6 +7,7 @@ import pytest
 from typer.main import get_command
 
 from tutelage.cli import app
+from tutelage.recipe.load import shipped_recipes
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/README.md")])
@@ -29,6 +30,16 @@ def test_commands_use_verbs_and_options_that_there_are(path: Path) -> None:
         given = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", line))
         assert given <= known, line
         assert "--budget" not in given or "--max-tokens" in given, f"a budget needs a limit: {line}"
+
+
+def test_recipes_that_are_named_are_shipped() -> None:
+    texts = [*DOCUMENTS, *ROOT.glob("src/tutelage/**/*.py"), *ROOT.glob("src/tutelage/recipes/*.yaml")]
+    named = {
+        name
+        for path in texts
+        for name in re.findall(r"tutelage run ([a-z0-9-]+)(?![\w./-])", path.read_text("utf-8"))
+    }
+    assert {"lab", "smollm2-gsm8k"} <= named <= {*shipped_recipes()}
 
 
 def test_commands_are_found() -> None:

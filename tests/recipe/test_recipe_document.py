@@ -119,6 +119,31 @@ def test_overrides_reach_their_place(setting: str, place: tuple[str | int, ...],
     assert BASE.data == {"seeds": [0, 1], "stages": {"world": {"kind": "make", "sizes": [1, 2]}}}
 
 
+def test_a_pattern_reaches_each_stage_that_has_the_setting() -> None:
+    stages = {
+        "a-full": {"steps": 1},
+        "b-full": {"steps": 2, "lora": {"rank": 4}},
+        "c-full": {},
+        "b-lora": {"steps": 3},
+    }
+    base = Document({"stages": stages}, "r.yaml")
+    changed = override(base, ["*-full.steps=9", "stages.*.lora.rank=8"])
+    assert changed.data["stages"] == {
+        "a-full": {"steps": 9},
+        "b-full": {"steps": 9, "lora": {"rank": 8}},
+        "c-full": {},
+        "b-lora": {"steps": 3},
+    }
+    assert changed.where(("stages", "b-full", "steps")).startswith("--set ")
+    for setting, message in (
+        ("*-full.batch=4", "--set *-full.batch: none of a-full, b-full, c-full has batch; name a stage"),
+        ("x*.steps=4", "--set x*.steps: no such stage"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            override(base, [setting])
+        assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

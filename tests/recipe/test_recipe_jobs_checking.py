@@ -260,3 +260,16 @@ def test_a_job_that_was_told_to_trains_with_such_a_template(data: Path, tmp_path
     }
     settings = {"steps": 1, "batch": 2, "system": "none", "chat_template": "any"}
     assert run_single("sft", settings, tmp_path / "m", inputs=inputs)["metrics"]["steps"] == 1
+
+
+def test_bfloat16_that_costs_time_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for factor, told in ((3.94, True), (0.5, False)):
+        monkeypatch.setattr("tutelage.recipe.jobs.checking.slower_in_bfloat16", lambda factor=factor: factor)
+        found = report(data, bf16=True)
+        names = [each["name"] for each in found["findings"]]
+        assert ("precision" in names) is told
+        assert found["refused"] is None
+        if told:
+            assert "3.9 times as long as float32; bf16: false" in finding(found, "precision")["text"]
+    monkeypatch.setattr("tutelage.recipe.jobs.checking.slower_in_bfloat16", lambda: 3.94)
+    assert "precision" not in [each["name"] for each in report(data)["findings"]]

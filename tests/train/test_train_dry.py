@@ -15,7 +15,7 @@ from tinymodel import tiny_student
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace
 from tutelage.students.pretrained import Student
-from tutelage.train.dry import Dry, dry_pass, free_bytes, longest, out_of_memory
+from tutelage.train.dry import Dry, dry_pass, free_bytes, longest, out_of_memory, slower_in_bfloat16
 from tutelage.train.examples import Example, build_examples
 from tutelage.train.settings import Lora, Optimiser, Progress
 
@@ -189,3 +189,16 @@ def test_the_longest_batch_is_of_the_longest_samples(lengths: list[int], rows: i
     filled = [len(each.input_ids) for each in longest(given_ones, rows, room)]
     assert filled == ordered[: len(filled)] and sum(filled) <= rows * room
     assert len(filled) == len(lengths) or sum(filled) + ordered[len(filled)] > rows * room
+
+
+def test_both_precisions_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = {torch.float32: 1.0, torch.bfloat16: 3.0}
+    clock = [0.0]
+
+    def linear(left: torch.Tensor, right: torch.Tensor) -> None:
+        assert left.dtype == right.dtype
+        clock[0] += ticks[left.dtype]
+
+    monkeypatch.setattr("torch.nn.functional.linear", linear)
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert slower_in_bfloat16() == 3.0

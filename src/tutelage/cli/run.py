@@ -11,13 +11,17 @@ from tutelage.cli.output import AsJson, emit
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: lab, gsm8k.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one, such as lab.")],
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Where everything goes.  [default: runs/NAME]")
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be given several times."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Override a setting, with * in every stage that has it; may be repeated.",
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -40,7 +44,8 @@ def run(
     Examples:
       tutelage run lab --run-dir runs/demo
       tutelage run lab --run-dir runs/seeds --set seeds=[2,3] --dry-run
-      tutelage run gsm8k --limit 200 --set problems.train=train.jsonl --set problems.test=test.jsonl
+      tutelage run smollm2-gsm8k --limit 200 --set problems.train=train.jsonl --set problems.test=test.jsonl
+      tutelage run smollm2-gsm8k --set '*.bf16=false' --set '*-full.steps=100'
       tutelage run my-recipe.yaml --set stages.train.steps=200
     """
     from rich.console import Console

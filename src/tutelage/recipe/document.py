@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -147,9 +148,9 @@ _PLAIN = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float
 def override(document: Document, settings: Sequence[str]) -> Document:
     """`document` with each `a.b=value` of `settings` written into it, in order.
 
-    A path that begins with the name of a stage means `stages.NAME…`. The value is read as YAML. A number
-    picks an item of a list. Raises UsageError for a setting without `=`, an unknown stage, or a path
-    through a plain value."""
+    A path that begins with the name of a stage means `stages.NAME…`; a name with `*` means each stage of such
+    a name in which the setting is written already. The value is read as YAML. A number picks an item of a
+    list. Raises UsageError for a setting without `=`, an unknown stage, or a path through a plain value."""
     data = copy.deepcopy(document.data)
     overridden = set(document.overridden)
     for setting in settings:
@@ -159,15 +160,40 @@ def override(document: Document, settings: Sequence[str]) -> Document:
             raise UsageError(f"--set {setting}: write it as key=value, such as stages.world.train=500")
         stages = data.get("stages")
         if isinstance(stages, dict):
-            if parts[0] not in data and parts[0] in stages:
+            if parts[0] not in data and (parts[0] in stages or ("*" in parts[0] and len(parts) > 1)):
                 parts = ["stages", *parts]
             elif parts[0] not in data and len(parts) > 1:
                 raise UsageError(f"--set {dotted}: no stage {parts[0]!r}{nearest(parts[0], stages)}")
-            if parts[0] == "stages" and len(parts) > 2 and parts[1] not in stages:
+            if parts[0] == "stages" and len(parts) > 2 and parts[1] not in stages and "*" not in parts[1]:
                 raise UsageError(f"--set {dotted}: no stage {parts[1]!r}{nearest(parts[1], stages)}")
         value = parse_value(text, f"--set {dotted}") if text.strip() else ""
-        overridden.add(_write(data, parts, value, dotted))
+        for path in _paths(data, parts, dotted):
+            overridden.add(_write(data, path, value, dotted))
     return replace(document, data=data, overridden=frozenset(overridden))
+
+
+def _paths(data: dict[str, Any], parts: list[str], dotted: str) -> list[list[str]]:
+    """`parts` for each stage that its pattern names, or `parts` alone where there is no pattern."""
+    if parts[0] != "stages" or len(parts) < 3 or "*" not in parts[1]:
+        return [parts]
+    named = fnmatch.filter(data["stages"], parts[1])
+    paths = [["stages", name, *parts[2:]] for name in named if _holds(data["stages"][name], parts[2:])]
+    if not paths:
+        why = (
+            f"none of {', '.join(named)} has {'.'.join(parts[2:])}; name a stage"
+            if named
+            else "no such stage"
+        )
+        raise UsageError(f"--set {dotted}: {why}")
+    return paths
+
+
+def _holds(target: Any, parts: Sequence[str]) -> bool:
+    for part in parts:
+        if not isinstance(target, dict) or part not in target:
+            return False
+        target = target[part]
+    return True
 
 
 def _write(data: dict[str, Any], parts: list[str], value: Any, dotted: str) -> Place:

