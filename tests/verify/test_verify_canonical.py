@@ -39,6 +39,14 @@ def test_what_differs_votes_apart():
     assert of("number", "18") != of("number", "19")
     assert of("math", r"\boxed{x}") != of("math", r"\boxed{x+1}")
     assert of("exact", "Paris") != of("exact", "paris")
+    heights = [
+        "5 feet 3 inches",
+        "The answer is 5 feet 4 inches.",
+        "The answer is 5 feet 3 inches",
+        "5 feet",
+        "63 inches",
+    ]
+    assert len({of("number", height) for height in heights}) == len(heights)
     assert of("choice", "A or B: the answer is A. The answer is B") is None
 
 
@@ -46,7 +54,9 @@ QUANTITIES = st.builds(
     "{}{}{}".format,
     st.sampled_from(["", "$", "The answer is ", "-"]),
     st.sampled_from(["5", "5.0", "50", "0.5", "1/2", "5,000", "nan"]),
-    st.sampled_from(["", "%", " percent", " km", " m", " apples", " million", " USD", "."]),
+    st.sampled_from(
+        ["", "%", " percent", " km", " m", " apples", " million", " USD", ".", " km 50 m", " and 50 m"]
+    ),
 )
 
 

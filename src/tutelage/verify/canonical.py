@@ -13,7 +13,7 @@ from tutelage.records import Problem
 from tutelage.verify import choices, exact
 from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.numbers import Found, only_number
-from tutelage.verify.quantities import extract_number
+from tutelage.verify.quantities import compound, extract_number
 from tutelage.verify.units import read_tail
 
 _LONGEST = 1000
@@ -26,7 +26,11 @@ def canonical(problem: Problem, answer: str) -> str | None:
         return None
     if problem.checker == "number":
         found, _ = extract_number(answer)
-        return None if found is None else _number(found)
+        marked = marked_answer(answer)
+        # Read as one quantity only where the gold answer has a unit: both readings count.
+        whole = compound(answer if marked is None else marked.text)
+        readings = [_number(each) for each in (found, whole) if each is not None]
+        return " of ".join(filter(None, readings)) or None
     if problem.checker == "choice":
         letters = {claim.letter for claim in choices.claims(answer, choices.options(problem))[0]}
         return letters.pop() if len(letters) == 1 else None

@@ -1,7 +1,8 @@
 r"""Checker `math`: mathematical equality, the certain cases first, the rest by math-verify in a worker.
 
 Rules, in this order; the reason names the one that decided:
-- Two plain numbers (digits, fractions, units, percent) are compared exactly, by the rules of `quantities`.
+- Two plain numbers (digits, fractions, units, percent; "5 feet 3 inches") are compared exactly, by the rules
+  of `quantities`.
 - An exact gold (1/3) also equals its own value rounded or cut to the decimals that the answer shows, from
   6 decimals on (0.333333); and the other way round. 18.0000001 is not 18, and 0.33 is not 1/3.
 - Anything else is for math-verify (`symbolic`), gold first, in a worker process that can be killed.
@@ -20,7 +21,7 @@ from tutelage.records import Problem, Status
 from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.decision import Decision, before_judging
 from tutelage.verify.numbers import Found, only_number, plain
-from tutelage.verify.quantities import Gold, compare, read_gold, tolerance
+from tutelage.verify.quantities import Gold, compare, compound, read_gold, tolerance
 from tutelage.verify.units import Unit, kinds, read_tail
 from tutelage.verify.workers import WorkerPool
 
@@ -45,7 +46,7 @@ def _gold(text: str) -> tuple[str, Gold | None]:
     """The gold answer without its wrapping, and its number where it is one plain number."""
     marked = marked_answer(text)
     wanted = marked.text if marked is not None else text.strip()
-    if only_number(wanted, equations=False).value is None:
+    if only_number(wanted, equations=False).value is None and compound(wanted) is None:
         return wanted, None
     gold = read_gold(wanted)
     return wanted, gold if isinstance(gold, Gold) else None
@@ -112,6 +113,8 @@ def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
         return "undecided", f"{how}: {len(line):,} characters are too many to judge", "math", line
     if gold is not None:
         found = only_number(line, equations=False)
+        if found.value is None:
+            found = compound(line) or found
         if found.value is not None:
             status, reason = compare(found, gold, tolerance(problem))
             if status == "incorrect" and (places := rounded(found, gold.found)):

@@ -136,7 +136,7 @@ def compare(found: Found, gold: Gold, allowed: Fraction = _ZERO) -> tuple[Status
         if {"time", "calendar"} <= a | b:
             return "undecided", f"{name} and {wanted_name} do not convert exactly"
         return "incorrect", f"unit differs: {name} for {wanted_name}"
-    unit = f" {_name(gold.tail)}" if not gold.bare else ""
+    unit = "" if gold.bare or gold.found.text[-1:].isalpha() else f" {_name(gold.tail)}"
     return "incorrect", f"not equal to {gold.found.text[:80]}{unit}"
 
 

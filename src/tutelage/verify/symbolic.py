@@ -6,6 +6,8 @@ library about two numbers is checked again at 30 digits, because it rounds at 6 
 for 2^-98.
 A decimal equals an exact form when it is its value, rounded or cut to the decimals shown, from 6 on; inside a
 longer expression a decimal is exact or the verdict is open.
+Of words with several numbers ("2 cats and 7 dogs") the library would compare one number: the same text is
+equal, other numbers differ, all else is open. "3 and 5" is "3, 5".
 Does not: limit time or memory. The caller kills the process (`workers`); nothing here may run in ours.
 
 math-verify's own timeouts are off: they use SIGALRM, work in the main thread only, and come out as "no".
@@ -33,6 +35,9 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\*?\}")
 _FORM = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 _WHOLE = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_FORM)]
 _PROSE_TOO = [*_WHOLE, ExprExtractionConfig()]
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_AND = re.compile(r",?(?:\s*\\(?:text|mathrm|mbox)\s*\{\s*and\s*\}\s*|\s+and\s+)")
+_FUNCTION = re.compile(r"(?:a|arc)?(?:sin|cos|tan|cot|sec|csc)h?|exp|gcd|lcm|lim|log|max|min|mod|sqrt")
 _NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a", "inf", "infinity", "undefined"})
 _EXACT = sympy.Rational(1, 10**12)
 _DECIMAL = re.compile(r"[0-9]*\.([0-9]+)")
@@ -46,12 +51,11 @@ def _as_math(text: str) -> tuple[str, bool]:
     only inside a math environment), and whether it is one expression as a whole; upright e and i are the
     constants."""
     text = re.sub(r"\\(?:mathrm|text|rm)\s*\{\s*([ei])\s*\}", r"\1", text.strip())
-    bare = _ENVIRONMENT.sub("", text)
-    if _DELIMITED.search(text) or _PROSE.search(
-        re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", "", bare)
-    ):
+    listed = _AND.sub(", ", text)
+    bare = re.sub(r"\\(?:text|mathrm|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+", "", _ENVIRONMENT.sub("", listed))
+    if _DELIMITED.search(text) or _PROSE.search(bare):
         return text, False
-    return f"${text}$", True
+    return f"${listed}$", True
 
 
 def _parse(text: str) -> list[Any]:
@@ -125,6 +129,21 @@ def _decide_words(gold: str, answer: str) -> tuple[Status, str]:
     return "incorrect", "the gold answer is words, and the text differs"
 
 
+def _numbers_in_words(gold: str, answer: str) -> tuple[Status, str] | None:
+    """The decision where the gold answer is words with several numbers; None where it is not."""
+    words = [
+        word for word in _PROSE.findall(_AND.sub(", ", gold)) if not _FUNCTION.fullmatch(word.casefold())
+    ]
+    numbers = _NUMBER.findall(gold)
+    if len(numbers) < 2 or not words or _DELIMITED.search(gold) or "\\" in gold:
+        return None
+    if " ".join(gold.casefold().rstrip(" .").split()) == " ".join(answer.casefold().rstrip(" .").split()):
+        return "correct", "same text"
+    if sorted(numbers) != sorted(_NUMBER.findall(answer)):
+        return "incorrect", "the gold answer is words with several numbers, and the numbers differ"
+    return "undecided", "the gold answer is words with several numbers, and the text differs"
+
+
 def equality(gold: str, answer: str) -> tuple[Status, str]:
     """The status and the reason for one extracted `answer` against `gold`."""
     if gold.strip().casefold() in _NO_ANSWER:
@@ -133,6 +152,8 @@ def equality(gold: str, answer: str) -> tuple[Status, str]:
     if _WORDS.fullmatch(words):
         said = re.sub(r"^\\(?:text|mathrm)\s*\{([^{}]*)\}$", r"\1", answer.strip().strip("$")).strip()
         return _decide_words(words.casefold(), said.rstrip(".").casefold())
+    if (decided := _numbers_in_words(gold, answer)) is not None:
+        return decided
     wanted = _gold(gold)
     if not wanted:
         return "undecided", "math-verify cannot parse the gold answer"
