@@ -38,7 +38,8 @@ import pyarrow.parquet as pq
 from questions import KINDS, Planted, pool, question
 
 from tutelage.curate.benchmarks import Benchmark
-from tutelage.curate.detectors import DETECTORS, Hit, Watch, find, watch
+from tutelage.curate.detectors import Hit, find
+from tutelage.curate.watch import DETECTORS, Watch, watch
 from tutelage.engines import spread
 
 EACH = 1319

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tutelage.curate import decontaminate
 from tutelage.curate.benchmarks import Benchmark
 from tutelage.curate.decontaminate import drop_for, first_hits
-from tutelage.curate.detectors import Hit, Thresholds, watch
+from tutelage.curate.detectors import Hit
+from tutelage.curate.watch import Thresholds, watch
 from tutelage.errors import UsageError
 from tutelage.questions import words
 from tutelage.records import Problem

@@ -17,20 +17,9 @@ from rapidfuzz.distance import Indel
 
 from tutelage.curate import hashed as module
 from tutelage.curate.benchmarks import Benchmark
-from tutelage.curate.detectors import (
-    DETECTORS,
-    Hit,
-    Thresholds,
-    Watch,
-    blind_to,
-    by_runs,
-    find,
-    hits,
-    shortened,
-    watch,
-    width,
-)
+from tutelage.curate.detectors import Hit, find, hits, shortened
 from tutelage.curate.hashed import hashed
+from tutelage.curate.watch import DETECTORS, Thresholds, Watch, blind_to, by_runs, watch, width
 from tutelage.errors import UsageError
 from tutelage.questions import words
 

@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tutelage.curate import hashed as module
-from tutelage.curate.hashed import NUMBER, NUMBER_WORDS, Hashed, hashed
+from tutelage.curate.hashed import NUMBER, Hashed, hashed
+from tutelage.curate.spelling import NUMBER_WORDS
 from tutelage.questions import words
 
 PIECES = [

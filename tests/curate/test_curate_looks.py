@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tutelage.curate.benchmarks import Benchmark
-from tutelage.curate.detectors import watch
 from tutelage.curate.limo import features
 from tutelage.curate.looks import Plan, ProblemLook, TraceLook, look_at_problems, look_at_traces
 from tutelage.curate.quality import Settings
+from tutelage.curate.watch import watch
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, to_table
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tutelage.curate import meaning
 from tutelage.curate.benchmarks import Benchmark
-from tutelage.curate.detectors import Hit, find, watch
+from tutelage.curate.detectors import Hit, find
 from tutelage.curate.domains import NOT_IN_FORM
 from tutelage.curate.meaning import (
     BY_JUDGE,
@@ -25,6 +25,7 @@ from tutelage.curate.meaning import (
     meaning_hits,
     prompt_for,
 )
+from tutelage.curate.watch import watch
 from tutelage.errors import UsageError
 from tutelage.verify.llm_judge import TEXT_LIMIT, NoReply, read_reply
 

@@ -131,11 +131,14 @@ def test_the_checker_accepts_the_new_gold_answer_for_each_reply_that_gives_it(
         assert check_trace(found, replies([other])[0], pool).status != "correct", (answer, found.gold)
 
 
-def test_answers_that_vote_together_but_are_not_one_to_the_checker_make_no_gold() -> None:
-    """Both count as "5 feet", and neither is right by it."""
-    feet = ["The answer is 5 feet 3 inches", "The answer is 5 feet 4 inches"]
-    found = one([*feet, *feet, "2 feet"])
-    assert isinstance(found, Drop) and found.rule == "not-checkable" and "'5 feet'" in found.reason
+def test_quantities_of_several_units_vote_apart_and_can_be_gold(pool: WorkerPool) -> None:
+    """Read by their first number, both would count as "5 feet"."""
+    three, four = "The answer is 5 feet 3 inches", "The answer is 5 feet 4 inches"
+    found = one([three, three, three, four, "2 feet"], pool=pool)
+    assert isinstance(found, Problem) and found.gold == "5 feet 3 inches"
+    assert found.metadata["answers"][0] == ["63 inches or 5 feet", 3]
+    statuses = [check_trace(found, trace, pool).status for trace in replies([three, "63 inches", four])]
+    assert statuses == ["correct", "correct", "incorrect"]
 
 
 def test_hostile_answers() -> None:

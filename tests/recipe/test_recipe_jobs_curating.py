@@ -16,7 +16,7 @@ import pytest
 from tutelage.curate.evidence import read_drops
 from tutelage.errors import PartialError, UsageError
 from tutelage.ledger import Ledger
-from tutelage.recipe.jobs.curating import allowed_lines, quality_settings
+from tutelage.recipe.jobs.funnel_rules import allowed_lines, quality_settings
 from tutelage.recipe.load import build_recipe
 from tutelage.recipe.run import run_recipe
 from tutelage.recipe.single import run_single

@@ -13,7 +13,7 @@ import pytest
 from tutelage.errors import UsageError
 from tutelage.lab.world import make_problems
 from tutelage.recipe.curation import Curate
-from tutelage.recipe.jobs.curating import by_field
+from tutelage.recipe.jobs.funnel_rules import by_field
 from tutelage.recipe.load import build_recipe, load_recipe
 from tutelage.recipe.run import run_recipe
 from tutelage.recipe.stages import Evaluate

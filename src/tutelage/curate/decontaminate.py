@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from tutelage.curate.benchmarks import Benchmark, of_problems
-from tutelage.curate.detectors import Hit, Thresholds, find, shortened, watch
+from tutelage.curate.detectors import Hit, find, shortened
 from tutelage.curate.drops import Drop
 from tutelage.curate.duplicates import repeats
+from tutelage.curate.watch import Thresholds, watch
 from tutelage.records import Problem
 
 STAGE = "decontamination"

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tutelage.curate.detectors import Hit, Watch, by_runs, hits
+from tutelage.curate.detectors import Hit, hits
 from tutelage.curate.duplicates import Sketches
 from tutelage.curate.hashed import hashed
 from tutelage.curate.limo import Features, features
 from tutelage.curate.quality import Fault, Settings, faults
+from tutelage.curate.watch import Watch, by_runs
 from tutelage.engines import Engine, spread
 from tutelage.errors import UsageError
 from tutelage.records import SCHEMAS, Problem, Trace

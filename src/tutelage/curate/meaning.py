@@ -24,9 +24,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tutelage.curate.detectors import Hit, Watch
+from tutelage.curate.detectors import Hit
 from tutelage.curate.domains import NOT_IN_FORM, replies_to
 from tutelage.curate.embeddings import Embed
+from tutelage.curate.watch import Watch
 from tutelage.errors import UsageError
 from tutelage.records import Problem, clean_text
 from tutelage.verify.llm_judge import (

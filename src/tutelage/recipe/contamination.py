@@ -20,15 +20,16 @@ from typing import Any
 import tutelage
 from tutelage.curate.benchmarks import Row, questions, read_benchmarks
 from tutelage.curate.decontaminate import partly
-from tutelage.curate.detectors import DETECTORS, Hit, Watch, blind_to, by_runs, find, hits, shortened, watch
+from tutelage.curate.detectors import Hit, find, hits, shortened
 from tutelage.curate.hashed import hashed
 from tutelage.curate.meaning import DETECTOR
+from tutelage.curate.watch import DETECTORS, Watch, blind_to, by_runs, watch
 from tutelage.engines import spread
 from tutelage.errors import UsageError
 from tutelage.recipe import curation
 from tutelage.recipe.files import write_text
 from tutelage.recipe.given import require_apart
-from tutelage.recipe.jobs.curating import allowed_lines
+from tutelage.recipe.jobs.funnel_rules import allowed_lines
 from tutelage.recipe.jobs.meaning import look_by_meaning
 from tutelage.recipe.stage import Progress
 from tutelage.recipe.verifying import judge_settings

@@ -178,7 +178,7 @@ CURATION: tuple[StageKind, ...] = (
     StageKind(
         "plurality",
         Plurality,
-        f"{_JOBS}.curating:vote_for_gold",
+        f"{_JOBS}.voting:vote_for_gold",
         (
             Output("problems", "data/{stage}.problems.parquet", "problems"),
             Output("drops", "data/{stage}.drops.parquet", "drops"),

@@ -27,10 +27,10 @@ def canonical(problem: Problem, answer: str) -> str | None:
     if problem.checker == "number":
         found, _ = extract_number(answer)
         marked = marked_answer(answer)
-        # Read as one quantity only where the gold answer has a unit: both readings count.
+        # One quantity ("5 feet 3 inches") only where the gold answer has a unit, so it counts as both.
         whole = compound(answer if marked is None else marked.text)
-        readings = [_number(each) for each in (found, whole) if each is not None]
-        return " of ".join(filter(None, readings)) or None
+        readings = [_number(each) for each in (whole, found) if each is not None]
+        return " or ".join(filter(None, readings)) or None
     if problem.checker == "choice":
         letters = {claim.letter for claim in choices.claims(answer, choices.options(problem))[0]}
         return letters.pop() if len(letters) == 1 else None

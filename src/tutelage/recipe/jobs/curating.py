@@ -1,4 +1,4 @@
-"""Jobs that choose what is learned from: the funnel, and gold answers by plurality.
+"""The job that chooses what is learned from, by the funnel.
 
 Promises: outputs are whole or absent; what a language model is asked goes through the run's ledger and its
 own budget; the metrics hold every count that the report shows.
@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
-from difflib import get_close_matches
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 import tutelage
 from tutelage.curate import clusters, rubric
-from tutelage.curate.benchmarks import Benchmark, of_problems, read_benchmarks
-from tutelage.curate.detectors import Thresholds, Watch, watch, width
+from tutelage.curate.benchmarks import of_problems, read_benchmarks
 from tutelage.curate.difficulty import pass_rates
-from tutelage.curate.diversity import PreRule
 from tutelage.curate.domains import label, require_coverage, require_listed
-from tutelage.curate.drops import Drop, funnel
+from tutelage.curate.drops import Drop
 from tutelage.curate.evidence import (
     Texts,
     histogram,
@@ -41,15 +37,14 @@ from tutelage.curate.evidence import (
 from tutelage.curate.funnel import BY_DOMAIN, Chosen, Helpers, Rules, run_funnel
 from tutelage.curate.looks import Plan, ProblemLook, look_at_problems, look_at_traces
 from tutelage.curate.meaning import DETECTOR
-from tutelage.curate.plurality import plurality
-from tutelage.curate.quality import Settings as Quality
 from tutelage.curate.rejection import judged
 from tutelage.curate.subjects import SUBJECTS, read_subjects
+from tutelage.curate.watch import width
 from tutelage.errors import UsageError
-from tutelage.plain import some, visible
 from tutelage.recipe import curation
 from tutelage.recipe.files import write_text
 from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
+from tutelage.recipe.jobs.funnel_rules import by_field, quality_settings, rules_of, watch_settings
 from tutelage.recipe.jobs.meaning import look_by_meaning
 from tutelage.recipe.stage import JobContext
 from tutelage.records import Problem, Trace, Verdict, iter_records, read_records, write_records
@@ -78,7 +73,7 @@ def curate(ctx: JobContext[curation.Curate]) -> dict[str, Any]:
     solvers = {
         source.key: pass_rates(read_records(source.path, Verdict)) for source in ctx.inputs.get("solvers", ())
     }
-    rules = _rules(config, ctx.seed)
+    rules = rules_of(config, ctx.seed)
     found = run_funnel(looks, traces, sketches, verdicts, solvers, rules, work.helpers(looks))
     found.notes += work.notes
     document = work.write(found, looks, rules)
@@ -97,84 +92,6 @@ def curate(ctx: JobContext[curation.Curate]) -> dict[str, Any]:
         "length_unit": found.unit,
         **({"asked": work.asked()} if work.desks else {}),
     }
-
-
-def _rules(config: curation.Curate, seed: int | None) -> Rules:
-    return Rules(
-        method=config.method,
-        target=config.target,
-        seed=config.seed if config.seed is not None else seed or 0,
-        order=config.order,
-        near=config.near,
-        solved=config.solved,
-        low=config.low,
-        high=config.high,
-        bands=config.bands,
-        missing=config.missing,
-        hopeless=config.hopeless,
-        keep=config.keep,
-        prefer=config.prefer,
-        per_problem=config.per_problem,
-        first=tuple(PreRule(**each.model_dump()) for each in config.first),
-        weights=config.weights,
-        long=config.long,
-        short=config.short,
-        border=config.border,
-    )
-
-
-def quality_settings(given: Mapping[str, Any]) -> Quality:
-    """The quality rules with what is set otherwise.
-
-    Raises UsageError for a setting that they do not have, and for a value of another type."""
-    names = [each.name for each in fields(Quality)]
-    for name in given:
-        if name not in names:
-            near = get_close_matches(name, names, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"quality: there is no setting {name!r}{meant} settings: {', '.join(names)}")
-    try:
-        return TypeAdapter(Quality).validate_python(dict(given))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"quality.{first['loc'][0]}: {first['msg']}; it is {first['input']!r}") from error
-
-
-def watch_settings(config: curation.Curate, benchmarks: Sequence[Benchmark]) -> Watch | None:
-    """The benchmarks made ready; None where there is none."""
-    if not benchmarks:
-        return None
-    return watch(
-        benchmarks,
-        config.detectors,
-        thresholds=Thresholds(**config.thresholds.model_dump()),
-        boilerplate=config.boilerplate,
-        allow=allowed_lines(Path(config.allow)) if config.allow else (),
-    )
-
-
-def allowed_lines(path: Path) -> list[str]:
-    """The lines of a file of boilerplate. Raises UsageError for one that is not there, or not UTF-8."""
-    try:
-        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UsageError(f"allow: {path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"allow: {path}: not UTF-8 text (byte {error.start})") from error
-
-
-def by_field(problems: Sequence[Problem], name: str) -> dict[str, str]:
-    """The text of the field `name` of each problem's metadata, by problem id, as the domain to sample by.
-
-    Raises UsageError for a problem without it: what has no label would be drawn as one domain of its own."""
-    for problem in problems:
-        if problem.metadata.get(name) is None:
-            there = some([visible(key)[:40] for key in sorted(problem.metadata)], 8) or "no field at all"
-            raise UsageError(
-                f"domains: problem {problem.id!r} has no {name!r} in its metadata ({there}); name a field"
-                " that every problem has"
-            )
-    return {problem.id: str(problem.metadata[name]) for problem in problems}
 
 
 def _taken(questions: pa.ChunkedArray, places: Sequence[int]) -> list[str]:
@@ -395,28 +312,3 @@ class _Work:
             }
             for name in (*self.against.detectors, *([DETECTOR] if self.config.meaning else []))
         ]
-
-
-def vote_for_gold(ctx: JobContext[curation.Plurality]) -> dict[str, Any]:
-    """Gold answers by plurality."""
-    config = ctx.config
-    traces = [t for source in ctx.inputs["traces"] for t in read_records(source.path, Trace)]
-    kept, drops = plurality(
-        read_records(ctx.path("problems"), Problem),
-        traces,
-        least_votes=config.least_votes,
-        least_share=config.least_share,
-        most_share=config.most_share,
-        replace=config.replace,
-    )
-    if not kept:
-        reasons = funnel([("", 0, drops)])[0]["reasons"]
-        raise UsageError(
-            f"stage {ctx.stage}: no question is left ({reasons}); loosen the shares, or draw more answers"
-        )
-    write_records(ctx.outputs["problems"], kept, Problem)
-    write_drops(ctx.outputs["drops"], drops)
-    return {
-        "problems": len(kept),
-        "funnel": funnel([(f"{ctx.stage}: a majority is right", len(kept), drops)]),
-    }

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tutelage.curate.detectors import Hit, Watch
+from tutelage.curate.detectors import Hit
 from tutelage.curate.embeddings import embed_by
 from tutelage.curate.meaning import meaning_hits
+from tutelage.curate.watch import Watch
 from tutelage.plain import some
 from tutelage.recipe import curation
 from tutelage.recipe.jobs.asking import JudgeDesk, judge_teacher
