@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from tutelage.students.pretrained import Student
 from tutelage.students.recurrent import RecurrentDepthForCausalLM
 from tutelage.think.backend import Backend, HuggingFace, Scores
 from tutelage.think.begun import take_up
+from tutelage.think.draws import Draw, alike, back_of, by_opening, feeds_again, note, pick, unusable
 from tutelage.think.effort import Effort, check_effort
 from tutelage.think.loops import Loops
 from tutelage.think.loops_forward import base_model
@@ -36,7 +36,6 @@ from tutelage.think.machine import Machine, State, Step
 from tutelage.think.policy import ThinkingPolicy
 from tutelage.think.request import Completion, FinishReason, Logprob, Piece, PromptTooLong, Request
 from tutelage.think.rows import Job, Listen, Row, Table
-from tutelage.think.sampling import Sampling, choose, uniforms
 from tutelage.think.text import Stream
 
 __all__ = ["Completion", "Engine", "Job", "Logprob", "Piece", "PromptTooLong", "Request", "Stats"]
@@ -63,16 +62,6 @@ class Stats:
     core_steps: int = 0
 
 
-@dataclass(slots=True)
-class _Draw:
-    """Requests of one row that draw the same id from line `line` of the scores."""
-
-    line: int
-    row: Row
-    jobs: list[Job]
-    banned: tuple[int, ...]
-
-
 class Engine:
     """A student that decodes requests, `max_batch` rows at a time. One thread drives it."""
 
@@ -85,7 +74,7 @@ class Engine:
         self._backend = _backend_for(student.model) if backend is None else backend
         self._table = Table(self._backend, max_batch)
         self._machines: dict[tuple[ThinkingPolicy, bool], Machine] = {}
-        self._forbidden = _unusable(student, self._machine(ThinkingPolicy(), False).end)
+        self._forbidden = unusable(student, self._machine(ThinkingPolicy(), False).end)
         self._inbox: deque[Job] = deque()
         self._waiting: deque[Job] = deque()
         self._lock = threading.Lock()
@@ -269,8 +258,8 @@ class Engine:
             if row is None:  # it was over in the meantime
                 self._waiting.extendleft(reversed(jobs))
             else:
-                for alike in _by_opening(jobs):
-                    table.join(row, alike)
+                for group in by_opening(jobs):
+                    table.join(row, group)
                 self._have(jobs, len(kind[0]) - 1)
 
     def _prefill(self, fresh: Sequence[_Kind], groups: dict[_Kind, list[Job]]) -> None:
@@ -282,11 +271,11 @@ class Engine:
             self._have(groups[kind][1:], len(kind[0]))
             rows.append(self._table.prefilled(handle, groups.pop(kind)))
         for row in rows:
-            row.jobs, *others = _by_opening(row.jobs)
-            for alike in others:
+            row.jobs, *others = by_opening(row.jobs)
+            for group in others:
                 # Where log-probabilities are wanted, the prompt's last token is fed again to score the first.
-                tells = any(job.logprobs is not None for job in alike)
-                self._table.part(row, alike, int(tells), ())
+                tells = any(job.logprobs is not None for job in group)
+                self._table.part(row, group, int(tells), ())
         asked = [k for k, row in enumerate(rows) if not row.due or row.tells]
         if len(asked) < len(rows):
             scores = Scores(scores.logits[asked], scores.states[asked])
@@ -320,11 +309,11 @@ class Engine:
         }  # what the model would write, before anything is forbidden
         if self._forbidden is not None:
             logits.index_fill_(1, self._forbidden, -torch.inf)
-        draws: list[_Draw] = []
+        draws: list[Draw] = []
         for line, row in enumerate(rows):
             if row.due:  # forced ids whose log-probability is wanted
                 for job in row.jobs:
-                    _note(job, telling[line], len(job.state.ids) - row.due)
+                    note(job, telling[line], len(job.state.ids) - row.due)
                 self._push(row.jobs)
                 continue
             if row.banned:
@@ -332,20 +321,20 @@ class Engine:
             for job in row.jobs:
                 if job.request.choose_wait is not None:
                     job.hidden = scores.states[line]
-            draws += [_Draw(line, row, jobs, row.banned) for jobs in _alike(row.jobs)]
+            draws += [Draw(line, row, jobs, row.banned) for jobs in alike(row.jobs)]
         parts: dict[Row, dict[Step, list[Job]]] = {draw.row: {} for draw in draws}
         order = [draw.line for draw in draws]
         # Not by their number alone: one row may draw twice where another does not draw.
         lines = logits if order == list(range(len(rows))) else logits[order]
         while draws:
-            again: list[_Draw] = []
-            for k, (draw, token) in enumerate(zip(draws, _pick(draws, lines), strict=True)):
+            again: list[Draw] = []
+            for k, (draw, token) in enumerate(zip(draws, pick(draws, lines), strict=True)):
                 fates = self._offer(draw.jobs, token, lines[k], telling.get(draw.line))
                 for step, jobs in fates.items():
                     if step.feed:
                         parts[draw.row].setdefault(step, []).extend(jobs)
                     else:
-                        again.append(_Draw(draw.line, draw.row, jobs, step.banned))
+                        again.append(Draw(draw.line, draw.row, jobs, step.banned))
             draws = again
             if draws:  # refused, and masked: once more from the same scores
                 lines = logits[[draw.line for draw in draws]]
@@ -370,9 +359,9 @@ class Engine:
                 self._tell(job, error)
                 continue
             if job.logprobs is not None and step.back:
-                del job.logprobs[len(state.ids) - (0 if _feeds_again(step) else len(step.feed)) :]
+                del job.logprobs[len(state.ids) - (0 if feeds_again(step) else len(step.feed)) :]
             if told is not None and not step.back and len(state.ids) > place:
-                _note(job, told, place)
+                note(job, told, place)
             if step.done or (job.stream is not None and step.feed and self._stopped(job)):
                 self._finish(job)
             else:
@@ -388,10 +377,10 @@ class Engine:
         # What stays keeps the whole row, so it should be what takes nothing back.
         stays, *leave = sorted(ways.items(), key=lambda way: way[0].back)
         for step, jobs in leave:
-            self._table.part(row, jobs, _back(step, jobs), step.banned)
+            self._table.part(row, jobs, back_of(step, jobs), step.banned)
         step, row.jobs = stays
         row.banned = step.banned
-        self._table.take_back(row, _back(step, row.jobs))
+        self._table.take_back(row, back_of(step, row.jobs))
 
     def _stopped(self, job: Job) -> bool:
         """Stream what `job` has written; whether a stop string ended its answer."""
@@ -468,74 +457,3 @@ def _chosen_wait(job: Job, choose_wait: Callable[[Tensor, int], int | None]) -> 
 
 def _all_jobs(row: Row) -> list[Job]:
     return [*row.jobs, *(job for child in row.parked for job in child.jobs)]
-
-
-def _by_opening(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Requests by what is forced first; those that sample at once come first."""
-    groups: dict[tuple[int, ...], list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.state.opening, []).append(job)
-    return [groups[opening] for opening in sorted(groups, key=len)]
-
-
-def _alike(jobs: list[Job]) -> list[list[Job]]:
-    """Requests that will draw the same id: greedy ones, and those of equal sampling, seed and refusals."""
-    if len(jobs) == 1:
-        return [jobs]
-    groups: dict[tuple[Sampling, int, int, int] | None, list[Job]] = {}
-    for job in jobs:
-        sampling, state = job.request.sampling, job.state
-        # One may have begun where another's prompt ends: then their places differ.
-        place = (len(state.ids), state.progress.refused)
-        key = None if sampling.greedy else (sampling, job.request.seed, *place)
-        groups.setdefault(key, []).append(job)
-    return list(groups.values())
-
-
-def _pick(draws: Sequence[_Draw], lines: Tensor) -> list[int]:
-    """An id for each of `draws` from its line of `lines` (draws, vocabulary)."""
-    first = [draw.jobs[0] for draw in draws]
-    settings = [job.request.sampling for job in first]
-    u = np.zeros(len(draws))
-    if not all(one.greedy for one in settings):
-        u = uniforms(
-            [job.request.seed for job in first],
-            [len(job.state.ids) for job in first],
-            [job.state.progress.refused for job in first],
-        )
-    return choose(lines, settings, u)
-
-
-def _note(job: Job, told: Tensor, place: int) -> None:
-    """Write down the log-probability of the id at `place`, from `told` (vocabulary,), those of its place."""
-    if job.logprobs is None or place != len(job.logprobs):
-        return
-    token, count = job.state.ids[place], job.request.logprobs or 0
-    top: tuple[tuple[int, float], ...] = ()
-    if count:
-        values, ids = told.topk(min(count, len(told)))
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-    job.logprobs.append(Logprob(token, float(told[token]), top))
-
-
-def _feeds_again(step: Step) -> bool:
-    """Whether the last id that stays is fed once more, because the scores after it are gone."""
-    return step.back > 0 and bool(step.banned)
-
-
-def _back(step: Step, jobs: Sequence[Job]) -> int:
-    """How many tokens to take back: one more than the machine asks where the log-probability is wanted of
-    what takes their place, so that the last id that stays is fed again."""
-    more = step.back > 0 and not _feeds_again(step) and any(job.logprobs is not None for job in jobs)
-    return step.back + more
-
-
-def _unusable(student: Student, ends: frozenset[int]) -> Tensor | None:
-    """Ids that must never be sampled: padding, unless it also ends replies, and rows of the embedding beyond
-    the tokenizer, which could not be decoded."""
-    tokenizer: Any = student.tokenizer
-    found = list(range(len(tokenizer), int(student.model.config.vocab_size)))
-    pad = tokenizer.pad_token_id
-    if pad is not None and pad not in ends:
-        found.append(pad)
-    return torch.tensor(found, device=student.model.device) if found else None
