@@ -15,6 +15,7 @@ import pytest
 from tutelage.errors import UsageError
 from tutelage.records import Problem, Trace, write_records
 from tutelage.teachers.collect import CollectResult, collect
+from tutelage.teachers.layouts import first_text
 from tutelage.teachers.replay import ReplayTeacher
 
 Q = "What is  6 times 7?"
@@ -276,3 +277,19 @@ def test_a_broken_parquet_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "rec.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(UsageError, match=r"rec\.parquet: not a readable Parquet file"):
         play(ReplayTeacher("rec", tmp_path / "rec.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (18, "18"),
+        (18.0, "18"),
+        (0.5, "0.5"),
+        (-2.0, "-2"),
+        (float("nan"), ""),
+        (float("inf"), ""),
+        (True, ""),
+    ],
+)
+def test_numbers_in_columns_of_text(value: object, text: str) -> None:
+    assert first_text({"a": None, "b": value}, ("a", "b")) == text

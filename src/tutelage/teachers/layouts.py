@@ -18,6 +18,7 @@ Does not: read files or match questions.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,13 +84,16 @@ Reader = Callable[[Row, Tags, Columns], list[Recording]]
 
 
 def first_text(row: Row, names: Sequence[str]) -> str:
-    """The first of the columns that holds text, "" for none."""
+    """The first of the columns that holds text or a finite number, "" for none. A whole number that a table
+    with gaps holds as 18.0 is "18"."""
     for name in names:
         value = row.get(name)
         if isinstance(value, str) and value:
             return value
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
+        if isinstance(value, float) and math.isfinite(value):
+            return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
     return ""
 
 
