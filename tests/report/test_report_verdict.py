@@ -51,6 +51,24 @@ def test_a_difference_in_the_other_direction_is_said_to_be_worse() -> None:
     assert "not shown: “x” against “z”" in text
 
 
+def test_what_holds_only_without_a_correction_is_not_shown() -> None:
+    rows = [
+        comparison("x", "y", 1, 0.001, 0.1),
+        comparison("z", "y", 1, 0.05, 0.1),
+        comparison("y", "v", 1, -0.1, -0.01),
+    ]
+    corrected = [row | {"p_holm": p} for row, p in zip(rows, (0.4, 0.01, 0.05), strict=True)]
+    text = shown(read_comparisons({"comparisons": corrected}))
+    assert (
+        "excludes zero: “z” beats “y” (+7.5 points); only without a correction for 3 comparisons (Holm)"
+        in text
+    )
+    assert "(Holm): “x” beats “y” (+5.1 points) and “y” is worse than “v” (−5.5 points)" in text
+    assert "every comparison" not in text and "not shown" not in text
+    alone = shown(read_comparisons({"comparisons": corrected[:1]}))
+    assert alone.startswith("No difference is shown; only without a correction for 1 ")
+
+
 def test_an_interval_that_touches_zero_is_not_shown() -> None:
     rows = [comparison("x", "y", 1, 0.0, 0.1)]
     assert read_comparisons({"comparisons": rows})[0].direction == 0

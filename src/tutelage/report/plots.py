@@ -50,10 +50,13 @@ def ladder(arms: Sequence[Arm], width: int = WIDE) -> Markup:
 
 
 def forest(comparisons: Sequence[Comparison], width: int = WIDE) -> Markup:
-    """Paired differences around a zero line; a filled dot where the interval excludes zero."""
+    """Paired differences around a zero line; a filled dot where the interval excludes zero, and p holds after
+    Holm's correction."""
     groups: dict[str, list[_Row]] = {}
     for row in comparisons:
         state = {1: "holds", -1: "reversed", 0: "not shown"}[row.direction]
+        if row.direction and row.by_chance:
+            state = "not by Holm"
         p = p_value(row.p) + (f" (Holm {p_value(row.p_holm)[2:]})" if row.p_holm is not None else "")
         groups.setdefault(f"{row.a} − {row.b}", []).append(
             _Row(
@@ -64,7 +67,7 @@ def forest(comparisons: Sequence[Comparison], width: int = WIDE) -> Markup:
                 value=f"{points(row.difference)} {interval(row.lo, row.hi)}",
                 columns=(f"{row.n:,}", p_value(row.p), state),
                 kind="good" if row.direction >= 0 else "bad",
-                strong=row.direction != 0,
+                strong=row.direction != 0 and not row.by_chance,
                 tip=f"{row.a} − {row.b}, seed {row.seed}: {points(row.difference)} points "
                 f"{interval(row.lo, row.hi)}, n {row.n}, {p or 'no p'}; {state}",
             )

@@ -65,6 +65,11 @@ class Comparison:
         """1: a is better, −1: a is worse, 0: the interval holds zero, so neither is shown."""
         return int(self.lo > 0) - int(self.hi < 0)
 
+    @property
+    def by_chance(self) -> bool:
+        """Whether p says, corrected for all comparisons of the run, that chance alone may do as much."""
+        return self.p_holm is not None and self.p_holm >= 0.05
+
 
 @dataclass(frozen=True, slots=True)
 class Point:

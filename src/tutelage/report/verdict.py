@@ -1,7 +1,8 @@
 """What the numbers say, in three plain sentences, before any plot.
 
-Promises: a comparison counts as shown only when its interval excludes zero on every seed; what is not shown
-is named too; "waiting stops helping" has one written rule (`waiting_stops`). Does not: round a failure away.
+Promises: a comparison counts as shown only when its interval excludes zero on every seed and its p, corrected
+for all comparisons (Holm), is below 0.05; what is not shown is named too; "waiting stops helping" has one
+written rule (`waiting_stops`). Does not: round a failure away.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ def shown(comparisons: Sequence[Comparison]) -> str:
     """Which paired differences hold on every seed, which do not."""
     if not comparisons:
         return ""
-    better, worse, open_ = [], [], []
+    better, worse, weak, open_ = [], [], [], []
     for (a, b), rows in _grouped(comparisons, lambda row: (row.a, row.b)).items():
         sizes = " and ".join(points(row.difference) for row in rows)
         directions = {row.direction for row in rows}
-        if directions == {1}:
-            better.append(f"“{a}” beats “{b}” ({sizes} points)")
-        elif directions == {-1}:
-            worse.append(f"“{a}” is worse than “{b}” ({sizes} points)")
+        if directions in ({1}, {-1}):
+            than = "beats" if directions == {1} else "is worse than"
+            found = weak if any(row.by_chance for row in rows) else better if directions == {1} else worse
+            found.append(f"“{a}” {than} “{b}” ({sizes} points)")
         else:
             open_.append(f"“{a}” against “{b}” ({sizes} points)")
     seeds = len({row.seed for row in comparisons})
@@ -65,8 +66,14 @@ def shown(comparisons: Sequence[Comparison]) -> str:
     if better or worse:
         parts.append(f"Shown {on}with a 95 % interval that excludes zero: {listing(better + worse)}")
     else:
-        parts.append(f"No difference is shown {on}with a 95 % interval that excludes zero")
-    parts.append(f"not shown: {listing(open_)}" if open_ else "every comparison of this run holds")
+        how = "" if weak else "with a 95 % interval that excludes zero"
+        parts.append(f"No difference is shown {on}{how}".rstrip())
+    if weak:
+        parts.append(f"only without a correction for {len(comparisons)} comparisons (Holm): {listing(weak)}")
+    if open_:
+        parts.append(f"not shown: {listing(open_)}")
+    elif not weak:
+        parts.append("every comparison of this run holds")
     sizes_n = sorted({row.n for row in comparisons})
     problems = f"{sizes_n[0]:,}" if len(sizes_n) == 1 else f"{sizes_n[0]:,} to {sizes_n[-1]:,}"
     return "; ".join(parts) + f" (differences on the same {problems} problems)."
