@@ -50,7 +50,10 @@ def shown(comparisons: Sequence[Comparison]) -> str:
     """Which paired differences hold on every seed, which do not."""
     if not comparisons:
         return ""
-    better, worse, weak, open_ = [], [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    weak: list[str] = []
+    open_: list[str] = []
     for (a, b), rows in _grouped(comparisons, lambda row: (row.a, row.b)).items():
         sizes = " and ".join(points(row.difference) for row in rows)
         directions = {row.direction for row in rows}
