@@ -156,3 +156,16 @@ def test_doubled_brackets_go_and_nothing_else(text: str) -> None:
     assert len(short) <= len(text) and depth(short) <= depth(text)
     assert short.replace("(", "").replace(")", "") == text.replace("(", "").replace(")", "")
     assert without_doubles("((x))") == "(x)" and without_doubles("((x)(y))") == "((x)(y))"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ("1200 cats and 7 dogs", "undecided"),
+        ("1,200.0 cats, 7 dogs", "undecided"),
+        ("two cats and 7 dogs", "undecided"),
+        ("1,200 cats and 8 dogs", "incorrect"),
+    ],
+)
+def test_numbers_in_words_are_compared_by_value(pool: WorkerPool, answer: str, status: str) -> None:
+    assert check(pool, answer, "1,200 cats and 7 dogs").status == status

@@ -13,7 +13,7 @@ from tutelage.records import Problem
 from tutelage.verify import choices, exact
 from tutelage.verify.answers import last_line, marked_answer
 from tutelage.verify.numbers import Found, only_number
-from tutelage.verify.quantities import compound, extract_number
+from tutelage.verify.quantities import extract_compound, extract_number
 from tutelage.verify.units import read_tail
 
 _LONGEST = 1000
@@ -26,10 +26,8 @@ def canonical(problem: Problem, answer: str) -> str | None:
         return None
     if problem.checker == "number":
         found, _ = extract_number(answer)
-        marked = marked_answer(answer)
         # One quantity ("5 feet 3 inches") only where the gold answer has a unit, so it counts as both.
-        whole = compound(answer if marked is None else marked.text)
-        readings = [_number(each) for each in (whole, found) if each is not None]
+        readings = [_number(each) for each in (extract_compound(answer), found) if each is not None]
         return " or ".join(filter(None, readings)) or None
     if problem.checker == "choice":
         letters = {claim.letter for claim in choices.claims(answer, choices.options(problem))[0]}

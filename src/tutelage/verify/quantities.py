@@ -118,6 +118,12 @@ def extract_number(answer: str) -> tuple[Found | None, str]:
     return last_number(answer), "last number"
 
 
+def extract_compound(answer: str) -> Found | None:
+    """The quantity of several units that `answer` gives as its result; None when there is none."""
+    marked = marked_answer(answer)
+    return compound(answer if marked is None else marked.text)
+
+
 def compare(found: Found, gold: Gold, allowed: Fraction = _ZERO) -> tuple[Status, str]:
     """The status and the reason for a number that has a value."""
     value = found.value
@@ -180,8 +186,7 @@ def decide(problem: Problem, answer: str, pool: WorkerPool) -> Decision:
         return "undecided", reason, "number", None
     found, how = extract_number(answer)
     if gold.tail.unit is not None:
-        marked = marked_answer(answer)
-        found = compound(answer if marked is None else marked.text) or found
+        found = extract_compound(answer) or found
     if found is None:
         return "incorrect", "no number in the answer", "number", None
     if found.value is None:

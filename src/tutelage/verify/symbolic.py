@@ -7,7 +7,7 @@ for 2^-98.
 A decimal equals an exact form when it is its value, rounded or cut to the decimals shown, from 6 on; inside a
 longer expression a decimal is exact or the verdict is open.
 Of words with several numbers ("2 cats and 7 dogs") the library would compare one number: the same text is
-equal, other numbers differ, all else is open. "3 and 5" is "3, 5".
+equal, as many other numbers differ, all else is open. "3 and 5" is "3, 5".
 Does not: limit time or memory. The caller kills the process (`workers`); nothing here may run in ours.
 
 math-verify's own timeouts are off: they use SIGALRM, work in the main thread only, and come out as "no".
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -35,7 +36,7 @@ _ENVIRONMENT = re.compile(r"\\(?:begin|end)\s*\{[a-z]*\*?\}")
 _FORM = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all")
 _WHOLE = [LatexExtractionConfig(boxed_match_priority=0, normalization_config=_FORM)]
 _PROSE_TOO = [*_WHOLE, ExprExtractionConfig()]
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
 _AND = re.compile(r",?(?:\s*\\(?:text|mathrm|mbox)\s*\{\s*and\s*\}\s*|\s+and\s+)")
 _FUNCTION = re.compile(r"(?:a|arc)?(?:sin|cos|tan|cot|sec|csc)h?|exp|gcd|lcm|lim|log|max|min|mod|sqrt")
 _NO_ANSWER = frozenset({"", "nan", "none", "null", "n/a", "inf", "infinity", "undefined"})
@@ -129,17 +130,23 @@ def _decide_words(gold: str, answer: str) -> tuple[Status, str]:
     return "incorrect", "the gold answer is words, and the text differs"
 
 
+def _values(text: str) -> list[Fraction]:
+    """The numbers in `text`, smallest first; 1,200 is 1200, and 2.0 is 2."""
+    return sorted(Fraction(number.replace(",", "")) for number in _NUMBER.findall(text))
+
+
 def _numbers_in_words(gold: str, answer: str) -> tuple[Status, str] | None:
     """The decision where the gold answer is words with several numbers; None where it is not."""
     words = [
         word for word in _PROSE.findall(_AND.sub(", ", gold)) if not _FUNCTION.fullmatch(word.casefold())
     ]
-    numbers = _NUMBER.findall(gold)
+    numbers = _values(gold)
     if len(numbers) < 2 or not words or _DELIMITED.search(gold) or "\\" in gold:
         return None
     if " ".join(gold.casefold().rstrip(" .").split()) == " ".join(answer.casefold().rstrip(" .").split()):
         return "correct", "same text"
-    if sorted(numbers) != sorted(_NUMBER.findall(answer)):
+    said = _values(answer)
+    if len(said) == len(numbers) and said != numbers:  # fewer may be spelled out
         return "incorrect", "the gold answer is words with several numbers, and the numbers differ"
     return "undecided", "the gold answer is words with several numbers, and the text differs"
 
